@@ -1,0 +1,322 @@
+//! The element-wise half of every norm: from x and its statistics to y.
+//!
+//! ```text
+//! x_hat = x * inv                              RMSNorm
+//! x_hat = ((x - mean) - delta) * inv           the others
+//! y     = T_y(fma(x_hat, weight, bias))
+//! ```
+//!
+//! No element depends on another here, so any stretch of a row may be done at any time.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use crate::element::{Compute, Element};
+use crate::isa::Isa;
+use crate::level::Kernel;
+use crate::order::{LANES, Row, padded};
+use crate::rows::{In, Out};
+use crate::stats::Stats;
+
+/// From x to x_hat.
+pub(crate) trait Hat<C: Compute>: Copy {
+    /// The row's statistics in every lane.
+    type Splat<S: Isa<C>>: Copy;
+    fn splat<S: Isa<C>>(isa: S, stats: &Stats<C>) -> Self::Splat<S>;
+    fn x_hat<S: Isa<C>>(isa: S, splat: Self::Splat<S>, x: S::V) -> S::V;
+}
+
+/// `x * inv`
+#[derive(Clone, Copy)]
+pub(crate) struct RmsHat;
+
+/// `((x - mean) - delta) * inv`
+#[derive(Clone, Copy)]
+pub(crate) struct CenteredHat;
+
+/// `((x * scale - mean) - delta) * inv`: both of the above under the range rule, since subtracting a
+/// mean and delta of +0 changes no bit.
+#[derive(Clone, Copy)]
+pub(crate) struct ScaledHat;
+
+impl<C: Compute> Hat<C> for RmsHat {
+    type Splat<S: Isa<C>> = S::V;
+    #[inline(always)]
+    fn splat<S: Isa<C>>(isa: S, stats: &Stats<C>) -> S::V {
+        isa.splat(stats.inv)
+    }
+    #[inline(always)]
+    fn x_hat<S: Isa<C>>(isa: S, inv: S::V, x: S::V) -> S::V {
+        isa.mul(x, inv)
+    }
+}
+
+impl<C: Compute> Hat<C> for CenteredHat {
+    type Splat<S: Isa<C>> = [S::V; 3];
+    #[inline(always)]
+    fn splat<S: Isa<C>>(isa: S, stats: &Stats<C>) -> [S::V; 3] {
+        [isa.splat(stats.mean), isa.splat(stats.delta), isa.splat(stats.inv)]
+    }
+    #[inline(always)]
+    fn x_hat<S: Isa<C>>(isa: S, [mean, delta, inv]: [S::V; 3], x: S::V) -> S::V {
+        isa.mul(isa.sub(isa.sub(x, mean), delta), inv)
+    }
+}
+
+impl<C: Compute> Hat<C> for ScaledHat {
+    type Splat<S: Isa<C>> = [S::V; 4];
+    #[inline(always)]
+    fn splat<S: Isa<C>>(isa: S, stats: &Stats<C>) -> [S::V; 4] {
+        let [mean, delta, inv] = CenteredHat::splat(isa, stats);
+        [mean, delta, inv, isa.splat(stats.scale)]
+    }
+    #[inline(always)]
+    fn x_hat<S: Isa<C>>(isa: S, [mean, delta, inv, scale]: [S::V; 4], x: S::V) -> S::V {
+        CenteredHat::x_hat(isa, [mean, delta, inv], isa.mul(x, scale))
+    }
+}
+
+/// From x_hat to the value that is rounded to y.
+pub(crate) trait Affine<C: Compute>: Copy {
+    /// What chunks of a row read.
+    type Row: Copy;
+    /// Weight and bias of a row of `hidden` elements.
+    fn row(&self, hidden: usize) -> Self::Row;
+    /// Chunk `at`, the first `n` elements of which exist.
+    fn apply<S: Isa<C>>(isa: S, row: Self::Row, x_hat: S::V, at: usize, n: usize) -> S::V;
+}
+
+/// Neither weight nor bias.
+#[derive(Clone, Copy)]
+pub(crate) struct Plain;
+
+/// A weight for each element.
+#[derive(Clone, Copy)]
+pub(crate) struct Weight<'a, W>(pub(crate) &'a [W]);
+
+/// A weight and a bias for each element.
+#[derive(Clone, Copy)]
+pub(crate) struct WeightBias<'a, W>(pub(crate) &'a [W], pub(crate) &'a [W]);
+
+/// One weight and one bias for the whole row: 1 and -0 where there are none, which change no bit.
+#[derive(Clone, Copy)]
+pub(crate) struct Channel<C>(pub(crate) C, pub(crate) C);
+
+impl<C: Compute> Affine<C> for Plain {
+    type Row = ();
+    #[inline(always)]
+    fn row(&self, _: usize) {}
+    #[inline(always)]
+    fn apply<S: Isa<C>>(_: S, _: (), x_hat: S::V, _: usize, _: usize) -> S::V {
+        x_hat
+    }
+}
+
+impl<'a, W: Element> Affine<W::Compute> for Weight<'a, W> {
+    type Row = Row<'a, W>;
+    #[inline(always)]
+    fn row(&self, hidden: usize) -> Row<'a, W> {
+        Row::new(&self.0[..hidden])
+    }
+    #[inline(always)]
+    fn apply<S: Isa<W::Compute>>(isa: S, weight: Row<'a, W>, x_hat: S::V, at: usize, n: usize) -> S::V {
+        isa.mul(x_hat, weight.read(isa, at, n))
+    }
+}
+
+impl<'a, W: Element> Affine<W::Compute> for WeightBias<'a, W> {
+    type Row = (Row<'a, W>, Row<'a, W>);
+    #[inline(always)]
+    fn row(&self, hidden: usize) -> Self::Row {
+        (Row::new(&self.0[..hidden]), Row::new(&self.1[..hidden]))
+    }
+    #[inline(always)]
+    fn apply<S: Isa<W::Compute>>(isa: S, (weight, bias): Self::Row, x_hat: S::V, at: usize, n: usize) -> S::V {
+        isa.fma(x_hat, weight.read(isa, at, n), bias.read(isa, at, n))
+    }
+}
+
+impl<C: Compute> Affine<C> for Channel<C> {
+    type Row = (C, C);
+    #[inline(always)]
+    fn row(&self, _: usize) -> (C, C) {
+        (self.0, self.1)
+    }
+    #[inline(always)]
+    fn apply<S: Isa<C>>(isa: S, (weight, bias): (C, C), x_hat: S::V, _: usize, _: usize) -> S::V {
+        isa.fma(x_hat, isa.splat(weight), isa.splat(bias))
+    }
+}
+
+/// Writes rows of y from rows of x and their statistics.
+///
+/// x_hat is rounded to `R` first: the Llama recipe gives x's storage type, the others the compute type.
+pub(crate) struct Apply<'a, H, X, R, Y, A>
+where
+    X: Element,
+{
+    x: In<'a, X>,
+    y: Out<'a, Y>,
+    rows: Range<usize>,
+    stats: &'a [Stats<X::Compute>],
+    affine: A,
+    recipe: PhantomData<(H, R)>,
+}
+
+impl<'a, H, X, R, Y, A> Apply<'a, H, X, R, Y, A>
+where
+    X: Element,
+{
+    /// Row `rows.start + i` has the statistics `stats[i]`.
+    pub(crate) fn new(
+        x: In<'a, X>,
+        y: Out<'a, Y>,
+        rows: Range<usize>,
+        stats: &'a [Stats<X::Compute>],
+        affine: A,
+    ) -> Self {
+        Apply { x, y, rows, stats, affine, recipe: PhantomData }
+    }
+}
+
+impl<C, H, X, R, Y, A> Kernel<C> for Apply<'_, H, X, R, Y, A>
+where
+    C: Compute,
+    H: Hat<C>,
+    X: Element<Compute = C>,
+    R: Element<Compute = C>,
+    Y: Element<Compute = C>,
+    A: Affine<C>,
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<S: Isa<C>>(mut self, isa: S) {
+        for (r, stats) in self.rows.clone().zip(self.stats) {
+            let x = self.x.row(r);
+            apply_row::<C, S, H, X, R, Y, A>(isa, x, self.y.row_mut(r), H::splat(isa, stats), self.affine);
+        }
+    }
+}
+
+#[inline(always)]
+fn apply_row<C, S, H, X, R, Y, A>(isa: S, x: &[X], y: &mut [Y], splat: H::Splat<S>, affine: A)
+where
+    C: Compute,
+    S: Isa<C>,
+    H: Hat<C>,
+    X: Element<Compute = C>,
+    R: Element<Compute = C>,
+    Y: Element<Compute = C>,
+    A: Affine<C>,
+{
+    let affine = affine.row(x.len());
+    let (x, x_tail) = x.as_chunks::<LANES>();
+    let (y, y_tail) = y.as_chunks_mut::<LANES>();
+    for (at, (x, y)) in x.iter().zip(y).enumerate() {
+        let x_hat = round::<C, S, R>(isa, H::x_hat(isa, splat, X::load(isa, x)));
+        Y::store(isa, A::apply(isa, affine, x_hat, at, LANES), y);
+    }
+    let n = x_tail.len();
+    if n > 0 {
+        let x_hat = round::<C, S, R>(isa, H::x_hat(isa, splat, X::load(isa, &padded(x_tail))));
+        let mut chunk = [Y::default(); LANES];
+        Y::store(isa, A::apply(isa, affine, x_hat, x.len(), n), &mut chunk);
+        y_tail.copy_from_slice(&chunk[..n]);
+    }
+}
+
+/// `v` rounded to `R` and widened again.
+#[inline(always)]
+fn round<C: Compute, S: Isa<C>, R: Element<Compute = C>>(isa: S, v: S::V) -> S::V {
+    if R::DTYPE == C::DTYPE {
+        return v;
+    }
+    let mut rounded = [R::default(); LANES];
+    R::store(isa, v, &mut rounded);
+    R::load(isa, &rounded)
+}
+
+/// Widens or narrows a stretch of a row.
+pub(crate) struct Convert<'a, X, Y> {
+    pub(crate) x: &'a [X],
+    pub(crate) y: &'a mut [Y],
+}
+
+impl<C, X, Y> Kernel<C> for Convert<'_, X, Y>
+where
+    C: Compute,
+    X: Element<Compute = C>,
+    Y: Element<Compute = C>,
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<S: Isa<C>>(self, isa: S) {
+        let (x, x_tail) = self.x.as_chunks::<LANES>();
+        let (y, y_tail) = self.y.as_chunks_mut::<LANES>();
+        for (x, y) in x.iter().zip(y) {
+            Y::store(isa, X::load(isa, x), y);
+        }
+        for (x, y) in x_tail.iter().zip(y_tail) {
+            *y = Y::narrow(x.widen());
+        }
+    }
+}
+
+/// The residual add: `r = T_r(x + residual)`.
+pub(crate) struct Add<'a, X, Q, R> {
+    pub(crate) x: &'a [X],
+    pub(crate) residual: &'a [Q],
+    pub(crate) r: &'a mut [R],
+}
+
+impl<C, X, Q, R> Kernel<C> for Add<'_, X, Q, R>
+where
+    C: Compute,
+    X: Element<Compute = C>,
+    Q: Element<Compute = C>,
+    R: Element<Compute = C>,
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<S: Isa<C>>(self, isa: S) {
+        let (x, x_tail) = self.x.as_chunks::<LANES>();
+        let (residual, residual_tail) = self.residual.as_chunks::<LANES>();
+        let (r, r_tail) = self.r.as_chunks_mut::<LANES>();
+        for ((x, residual), r) in x.iter().zip(residual).zip(r) {
+            R::store(isa, isa.add(X::load(isa, x), Q::load(isa, residual)), r);
+        }
+        for ((x, residual), r) in x_tail.iter().zip(residual_tail).zip(r_tail) {
+            *r = R::narrow(x.widen() + residual.widen());
+        }
+    }
+}
+
+/// Copies a stretch past the caches.
+pub(crate) struct Stream<'a, T> {
+    pub(crate) from: &'a [T],
+    pub(crate) to: &'a mut [T],
+}
+
+impl<C: Compute, T: Copy> Kernel<C> for Stream<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<S: Isa<C>>(self, isa: S) {
+        isa.stream(self.from, self.to);
+    }
+}
+
+/// Orders what was streamed before whatever comes next.
+pub(crate) struct Fence;
+
+impl<C: Compute> Kernel<C> for Fence {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<S: Isa<C>>(self, isa: S) {
+        isa.fence();
+    }
+}

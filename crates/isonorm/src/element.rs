@@ -1,0 +1,368 @@
+//! The storage types `f32 f64 f16 bf16`, the two compute types, and slices whose type is known at run time.
+//!
+//! A new storage type is added here and in no other file.
+
+use half::{bf16, f16};
+
+use crate::io::StatsMut;
+use crate::isa::Isa;
+use crate::level::{Kernel, Level};
+use crate::order::LANES;
+use crate::stats::{Range, Stats};
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for f64 {}
+    impl Sealed for half::f16 {}
+    impl Sealed for half::bf16 {}
+}
+
+/// The name of a storage type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary64; the only type whose norms are computed in f64.
+    F64,
+    /// IEEE binary16.
+    F16,
+    /// The upper half of a binary32.
+    Bf16,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub const fn size(self) -> usize {
+        match self {
+            DType::F16 | DType::Bf16 => 2,
+            DType::F32 => 4,
+            DType::F64 => 8,
+        }
+    }
+}
+
+impl std::fmt::Display for DType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            DType::F32 => "f32",
+            DType::F64 => "f64",
+            DType::F16 => "f16",
+            DType::Bf16 => "bf16",
+        })
+    }
+}
+
+/// A type in which tensors are stored: `f32`, `f64`, [`f16`] or [`bf16`]. Sealed.
+pub trait Element: sealed::Sealed + Copy + Default + PartialEq + Send + Sync + std::fmt::Debug + 'static {
+    /// The type in which its norms are computed: `f64` for `f64`, else `f32`.
+    type Compute: Compute;
+    /// Its name.
+    const DTYPE: DType;
+    /// The exact value in the compute type.
+    fn widen(self) -> Self::Compute;
+    /// The nearest value to `value`, ties to even; subnormals are kept, NaN becomes a quiet NaN.
+    fn narrow(value: Self::Compute) -> Self;
+    #[doc(hidden)]
+    fn load<S: Isa<Self::Compute>>(isa: S, from: &[Self; LANES]) -> S::V;
+    #[doc(hidden)]
+    fn store<S: Isa<Self::Compute>>(isa: S, v: S::V, to: &mut [Self; LANES]);
+    #[doc(hidden)]
+    fn slice(slice: &[Self]) -> Slice<'_>;
+    #[doc(hidden)]
+    fn slice_mut(slice: &mut [Self]) -> SliceMut<'_>;
+    #[doc(hidden)]
+    fn of<'a>(slice: &Slice<'a>) -> Option<&'a [Self]>;
+    #[doc(hidden)]
+    fn of_mut<'a>(slice: SliceMut<'a>) -> Option<&'a mut [Self]>;
+}
+
+/// A type in which norms are computed: `f32` or `f64`. Sealed.
+pub trait Compute:
+    Element<Compute = Self>
+    + PartialOrd
+    + std::ops::Add<Output = Self>
+    + std::ops::Sub<Output = Self>
+    + std::ops::Mul<Output = Self>
+    + std::ops::Div<Output = Self>
+    + std::ops::Neg<Output = Self>
+{
+    /// +0.
+    const ZERO: Self;
+    /// 1.
+    const ONE: Self;
+    /// The positive infinity.
+    const INFINITY: Self;
+    /// -0, which added to anything changes neither its value nor its sign.
+    const NEG_ZERO: Self;
+    #[doc(hidden)]
+    const RANGE: Range<Self>;
+    /// The nearest value to `value`.
+    fn from_f64(value: f64) -> Self;
+    /// The nearest value to the integer `count`.
+    fn from_count(count: usize) -> Self;
+    /// The value in f64, exactly.
+    fn to_f64(self) -> f64;
+    /// The exact value of an f32.
+    fn from_f32(value: f32) -> Self;
+    /// The nearest f32, ties to even.
+    fn to_f32(self) -> f32;
+    #[doc(hidden)]
+    fn root(self) -> Self;
+    #[doc(hidden)]
+    fn fused(self, b: Self, c: Self) -> Self;
+    #[doc(hidden)]
+    fn magnitude(self) -> Self;
+    #[doc(hidden)]
+    fn finite(self) -> bool;
+    #[doc(hidden)]
+    fn stats(stats: StatsMut<'_>) -> Option<&mut [Stats<Self>]>;
+    #[doc(hidden)]
+    fn enter<K: Kernel<Self>>(level: Level, kernel: K) -> K::Output;
+}
+
+macro_rules! element {
+    ($type:ty, $compute:ty, $variant:ident, $widen:expr, $narrow:expr, $load:ident, $store:ident) => {
+        impl Element for $type {
+            type Compute = $compute;
+            const DTYPE: DType = DType::$variant;
+            #[inline(always)]
+            fn widen(self) -> $compute {
+                $widen(self)
+            }
+            #[inline(always)]
+            fn narrow(value: $compute) -> Self {
+                $narrow(value)
+            }
+            #[inline(always)]
+            fn load<S: Isa<$compute>>(isa: S, from: &[Self; LANES]) -> S::V {
+                isa.$load(from)
+            }
+            #[inline(always)]
+            fn store<S: Isa<$compute>>(isa: S, v: S::V, to: &mut [Self; LANES]) {
+                isa.$store(v, to)
+            }
+            fn slice(slice: &[Self]) -> Slice<'_> {
+                Slice::$variant(slice)
+            }
+            fn slice_mut(slice: &mut [Self]) -> SliceMut<'_> {
+                SliceMut::$variant(slice)
+            }
+            fn of<'a>(slice: &Slice<'a>) -> Option<&'a [Self]> {
+                if let Slice::$variant(slice) = slice { Some(slice) } else { None }
+            }
+            fn of_mut<'a>(slice: SliceMut<'a>) -> Option<&'a mut [Self]> {
+                if let SliceMut::$variant(slice) = slice { Some(slice) } else { None }
+            }
+        }
+    };
+}
+
+element!(f32, f32, F32, |x| x, |x| x, load, store);
+element!(f64, f64, F64, |x| x, |x| x, load, store);
+element!(f16, f32, F16, f16::to_f32_const, f16::from_f32_const, load_f16, store_f16);
+element!(bf16, f32, Bf16, bf16::to_f32_const, bf16::from_f32_const, load_bf16, store_bf16);
+
+macro_rules! compute {
+    ($type:ident, $variant:ident) => {
+        impl Compute for $type {
+            const ZERO: Self = 0.0;
+            const ONE: Self = 1.0;
+            const INFINITY: Self = $type::INFINITY;
+            const NEG_ZERO: Self = -0.0;
+            const RANGE: Range<Self> = Range::$type();
+            #[inline(always)]
+            fn from_f64(value: f64) -> Self {
+                value as $type
+            }
+            #[inline(always)]
+            fn from_count(count: usize) -> Self {
+                count as $type
+            }
+            #[inline(always)]
+            fn to_f64(self) -> f64 {
+                f64::from(self)
+            }
+            #[inline(always)]
+            fn from_f32(value: f32) -> Self {
+                $type::from(value)
+            }
+            #[inline(always)]
+            fn to_f32(self) -> f32 {
+                self as f32
+            }
+            #[inline(always)]
+            fn root(self) -> Self {
+                self.sqrt()
+            }
+            #[inline(always)]
+            fn fused(self, b: Self, c: Self) -> Self {
+                self.mul_add(b, c)
+            }
+            #[inline(always)]
+            fn magnitude(self) -> Self {
+                self.abs()
+            }
+            #[inline(always)]
+            fn finite(self) -> bool {
+                self.is_finite()
+            }
+            fn stats(stats: StatsMut<'_>) -> Option<&mut [Stats<Self>]> {
+                if let StatsMut::$variant(stats) = stats { Some(stats) } else { None }
+            }
+            #[inline(always)]
+            fn enter<K: Kernel<Self>>(level: Level, kernel: K) -> K::Output {
+                crate::level::enter!(level, kernel)
+            }
+        }
+    };
+}
+
+compute!(f32, F32);
+compute!(f64, F64);
+
+macro_rules! slices {
+    ($($variant:ident $type:ty),*) => {
+        /// A borrowed slice of any storage type. `&[E]`, `&Vec<E>` and `&[E; N]` convert into it.
+        #[derive(Clone, Copy, Debug)]
+        pub enum Slice<'a> {
+            $(#[doc = concat!("Elements of type `", stringify!($type), "`.")] $variant(&'a [$type])),*
+        }
+
+        /// A mutably borrowed slice of any storage type.
+        #[derive(Debug)]
+        pub enum SliceMut<'a> {
+            $(#[doc = concat!("Elements of type `", stringify!($type), "`.")] $variant(&'a mut [$type])),*
+        }
+
+        impl Slice<'_> {
+            /// The number of elements.
+            pub fn len(&self) -> usize {
+                match self { $(Slice::$variant(slice) => slice.len()),* }
+            }
+            /// The storage type.
+            pub fn dtype(&self) -> DType {
+                match self { $(Slice::$variant(_) => DType::$variant),* }
+            }
+        }
+
+        impl<'a> Slice<'a> {
+            /// `len` elements from `start` on.
+            pub(crate) fn part(&self, start: usize, len: usize) -> Slice<'a> {
+                match self { $(Slice::$variant(slice) => Slice::$variant(&slice[start..start + len])),* }
+            }
+        }
+
+        impl<'a> SliceMut<'a> {
+            /// `len` elements from `start` on.
+            pub(crate) fn part(self, start: usize, len: usize) -> SliceMut<'a> {
+                match self { $(SliceMut::$variant(slice) => SliceMut::$variant(&mut slice[start..start + len])),* }
+            }
+            /// The first `at` elements, and the rest.
+            pub(crate) fn split(self, at: usize) -> (SliceMut<'a>, SliceMut<'a>) {
+                match self {
+                    $(SliceMut::$variant(slice) => {
+                        let (left, right) = slice.split_at_mut(at);
+                        (SliceMut::$variant(left), SliceMut::$variant(right))
+                    }),*
+                }
+            }
+        }
+
+        impl SliceMut<'_> {
+            /// The number of elements.
+            pub fn len(&self) -> usize {
+                match self { $(SliceMut::$variant(slice) => slice.len()),* }
+            }
+            /// The storage type.
+            pub fn dtype(&self) -> DType {
+                match self { $(SliceMut::$variant(_) => DType::$variant),* }
+            }
+            /// The same elements, borrowed for reading.
+            pub fn as_slice(&self) -> Slice<'_> {
+                match self { $(SliceMut::$variant(slice) => Slice::$variant(slice)),* }
+            }
+            /// The same elements, borrowed again for a shorter time.
+            pub fn reborrow(&mut self) -> SliceMut<'_> {
+                match self { $(SliceMut::$variant(slice) => SliceMut::$variant(slice)),* }
+            }
+        }
+    };
+}
+
+slices!(F32 f32, F64 f64, F16 f16, Bf16 bf16);
+
+impl Slice<'_> {
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl SliceMut<'_> {
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<'a, E: Element> From<&'a [E]> for Slice<'a> {
+    fn from(slice: &'a [E]) -> Self {
+        E::slice(slice)
+    }
+}
+
+impl<'a, E: Element> From<&'a Vec<E>> for Slice<'a> {
+    fn from(vec: &'a Vec<E>) -> Self {
+        E::slice(vec)
+    }
+}
+
+impl<'a, E: Element, const N: usize> From<&'a [E; N]> for Slice<'a> {
+    fn from(array: &'a [E; N]) -> Self {
+        E::slice(array)
+    }
+}
+
+impl<'a, E: Element> From<&'a mut [E]> for SliceMut<'a> {
+    fn from(slice: &'a mut [E]) -> Self {
+        E::slice_mut(slice)
+    }
+}
+
+impl<'a, E: Element> From<&'a mut Vec<E>> for SliceMut<'a> {
+    fn from(vec: &'a mut Vec<E>) -> Self {
+        E::slice_mut(vec)
+    }
+}
+
+impl<'a, E: Element, const N: usize> From<&'a mut [E; N]> for SliceMut<'a> {
+    fn from(array: &'a mut [E; N]) -> Self {
+        E::slice_mut(array)
+    }
+}
+
+/// Runs `$body` with `$type` bound to the storage type named by `$dtype`.
+macro_rules! with_element {
+    ($dtype:expr, $type:ident => $body:expr) => {
+        match $dtype {
+            $crate::element::DType::F32 => {
+                type $type = f32;
+                $body
+            }
+            $crate::element::DType::F64 => {
+                type $type = f64;
+                $body
+            }
+            $crate::element::DType::F16 => {
+                type $type = half::f16;
+                $body
+            }
+            $crate::element::DType::Bf16 => {
+                type $type = half::bf16;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_element;

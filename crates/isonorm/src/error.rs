@@ -1,0 +1,159 @@
+//! What can be wrong with a call: one small enum, each variant a fact with its numbers.
+
+use crate::element::DType;
+use crate::level::Level;
+
+/// Why a call was refused. Nothing has been written when one is returned.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A parameter does not span the normalized axis or the channels.
+    #[error("{name} has {found} elements, expected {expected}: one for each {per}")]
+    ParameterLen {
+        /// Which parameter: `weight`, `bias`, `running_mean`, ...
+        name: &'static str,
+        /// What it has one of: `normalized element` or `channel`.
+        per: &'static str,
+        /// Elements expected.
+        expected: usize,
+        /// Elements found.
+        found: usize,
+    },
+    /// A tensor is not a whole number of rows or of samples.
+    #[error("{name} has {found} elements, which is not a whole number of {what} of {size} elements")]
+    NotWhole {
+        /// Which tensor.
+        name: &'static str,
+        /// `rows` or `samples`.
+        what: &'static str,
+        /// Elements found.
+        found: usize,
+        /// Elements of one.
+        size: usize,
+    },
+    /// Two tensors that must agree in shape do not.
+    #[error("{name} has shape {found:?}, expected {expected:?} as {like} has")]
+    Shape {
+        /// Which tensor.
+        name: &'static str,
+        /// The tensor it must agree with.
+        like: &'static str,
+        /// Shape expected.
+        expected: Vec<usize>,
+        /// Shape found.
+        found: Vec<usize>,
+    },
+    /// A strided view reaches outside its slice.
+    #[error("{name} reaches element {reaches} of a slice of {len}: check its shape, strides and offset")]
+    OutOfBounds {
+        /// Which tensor.
+        name: &'static str,
+        /// The element that it reaches; -1 stands for any before the first.
+        reaches: i128,
+        /// Elements of the slice.
+        len: usize,
+    },
+    /// A tensor that is written has rows that share elements.
+    #[error("{name} has rows that overlap (shape {shape:?}, strides {strides:?}): an output needs rows of its own")]
+    Overlap {
+        /// Which tensor.
+        name: &'static str,
+        /// Its leading shape.
+        shape: Vec<usize>,
+        /// Its leading strides.
+        strides: Vec<isize>,
+    },
+    /// More leading dimensions than a view can hold, or as many strides as dimensions are not given.
+    #[error("{name} has {dims} leading dimensions and {strides} strides, expected as many of each, at most {most}")]
+    Dims {
+        /// Which tensor.
+        name: &'static str,
+        /// Dimensions found.
+        dims: usize,
+        /// Strides found.
+        strides: usize,
+        /// The most there can be.
+        most: usize,
+    },
+    /// A type that does not go with x's type.
+    #[error("{name} is {found}, which does not go with x of {x}: f64 goes with f64 alone, and an f64 {name} needs x in f64")]
+    Type {
+        /// Which tensor.
+        name: &'static str,
+        /// Its type.
+        found: DType,
+        /// The type of x.
+        x: DType,
+    },
+    /// A tensor that must have one given type has another.
+    #[error("{name} is {found}, expected {expected}")]
+    TypeIsNot {
+        /// Which tensor.
+        name: &'static str,
+        /// Its type.
+        found: DType,
+        /// The type expected.
+        expected: DType,
+    },
+    /// An option whose value has no meaning.
+    #[error("{name} is {found}, expected {expected}")]
+    Option {
+        /// Which option.
+        name: &'static str,
+        /// Its value.
+        found: f64,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// `partial` outside 1..=hidden.
+    #[error("partial is {found}, expected 1 to {hidden}, the normalized elements")]
+    Partial {
+        /// Its value.
+        found: usize,
+        /// The normalized elements.
+        hidden: usize,
+    },
+    /// A weight offset without a weight.
+    #[error("weight_offset is {offset}, but there is no weight to add it to: give a weight, or leave the offset out")]
+    OffsetWithoutWeight {
+        /// The offset.
+        offset: f64,
+    },
+    /// Groups that do not divide the channels.
+    #[error("{groups} groups do not divide {channels} channels: choose a divisor of {channels}")]
+    Groups {
+        /// Groups.
+        groups: usize,
+        /// Channels.
+        channels: usize,
+    },
+    /// Batch statistics of too few values.
+    #[error("batch norm in training has {count} value for each channel, expected at least 2: give a larger batch, or evaluate")]
+    TooFewValues {
+        /// Values for each channel.
+        count: usize,
+    },
+    /// Threads or pool of a count that cannot be.
+    #[error("threads is 0, expected at least 1")]
+    NoThreads,
+    /// `hidden`, `channels` or `spatial` of 0 where elements are to be normalized.
+    #[error("{name} is 0, expected at least 1")]
+    Zero {
+        /// Which size.
+        name: &'static str,
+    },
+    /// A level that this CPU does not have.
+    #[error("level {level} is not available on this CPU; the best here is {best}")]
+    LevelUnavailable {
+        /// The level asked for.
+        level: Level,
+        /// The best level of this CPU.
+        best: Level,
+    },
+    /// A name that is no level.
+    #[error("`{found}` is no level, expected scalar, avx2, avx512 or neon (set with ISONORM_LEVEL or in the call)")]
+    LevelUnknown {
+        /// The name.
+        found: String,
+    },
+}

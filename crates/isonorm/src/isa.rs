@@ -1,0 +1,83 @@
+//! What an instruction set is to this crate: a dictionary of primitives on vectors of 32 logical lanes.
+//!
+//! Every set has the same 32 lanes, in however many registers, so nothing above this file can depend on a
+//! register's width. Nothing here or below knows what a row is; the order of a sum is `order.rs`'s.
+//!
+//! Primitives are `#[inline(always)]` and so are the kernels that use them; each set has one
+//! `#[target_feature]` function, `enter`. A helper left un-inlined costs three to four times, silently:
+//! `tests/disassembly.rs` looks for such calls.
+
+use half::{bf16, f16};
+
+use crate::element::Compute;
+use crate::order::LANES;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+pub(crate) mod float_env;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
+pub(crate) mod scalar;
+
+/// Primitives on vectors of [`LANES`] values of the compute type `C`.
+///
+/// A value of the implementing type is proof that the CPU has the instructions.
+pub trait Isa<C: Compute>: Copy {
+    /// 32 lanes.
+    type V: Copy;
+    /// `value` in every lane.
+    fn splat(self, value: C) -> Self::V;
+    /// `a + b`
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Lane `l` of `new` where `l < n`, of `old` elsewhere.
+    fn take_first(self, n: usize, new: Self::V, old: Self::V) -> Self::V;
+    /// Lane `l` of the result is lane `l + W` of `v` for `l < W`; the other lanes hold anything.
+    fn down<const W: usize>(self, v: Self::V) -> Self::V;
+    /// Lane 0.
+    fn first(self, v: Self::V) -> C;
+    /// 32 values of the compute type.
+    fn load(self, from: &[C; LANES]) -> Self::V;
+    /// 32 values of the compute type.
+    fn store(self, v: Self::V, to: &mut [C; LANES]);
+
+    /// 32 f16, widened exactly.
+    #[inline(always)]
+    fn load_f16(self, from: &[f16; LANES]) -> Self::V {
+        self.load(&from.map(|x| C::from_f32(x.to_f32_const())))
+    }
+    /// 32 bf16, widened exactly.
+    #[inline(always)]
+    fn load_bf16(self, from: &[bf16; LANES]) -> Self::V {
+        self.load(&from.map(|x| C::from_f32(x.to_f32_const())))
+    }
+    /// Rounded to nearest even; subnormals kept.
+    #[inline(always)]
+    fn store_f16(self, v: Self::V, to: &mut [f16; LANES]) {
+        let mut wide = [C::ZERO; LANES];
+        self.store(v, &mut wide);
+        *to = wide.map(|x| f16::from_f32_const(x.to_f32()));
+    }
+    /// Rounded to nearest even; subnormals kept.
+    #[inline(always)]
+    fn store_bf16(self, v: Self::V, to: &mut [bf16; LANES]) {
+        let mut wide = [C::ZERO; LANES];
+        self.store(v, &mut wide);
+        *to = wide.map(|x| bf16::from_f32_const(x.to_f32()));
+    }
+    /// Copies `from` to `to` past the caches where the set can, for results larger than the caches.
+    #[inline(always)]
+    fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {
+        to.copy_from_slice(from);
+    }
+    /// Orders what `stream` wrote before whatever this thread writes next.
+    #[inline(always)]
+    fn fence(self) {}
+}

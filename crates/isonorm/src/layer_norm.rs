@@ -1,0 +1,174 @@
+//! LayerNorm: each row with its mean taken off, divided by its standard deviation.
+
+use crate::apply::CenteredHat;
+use crate::element::{Compute, Element, Slice};
+use crate::error::Error;
+use crate::forward::RowNorm;
+use crate::io::{Call, Io};
+use crate::isa::Isa;
+use crate::order::{Row, Terms, reduce};
+use crate::params::{Params, Recipe};
+use crate::rows::{Rows, RowsMut};
+use crate::stats::{EpsOption, Stats};
+use crate::threads::Cpu;
+
+/// Takes the mean off each row of `x`, divides it by the standard deviation and applies `weight` and `bias`.
+///
+/// ```text
+/// mean[r]    = mean_i(x[r,i])
+/// var[r]     = mean_i((x[r,i] - mean[r])^2)
+/// x_hat[r,i] = (x[r,i] - mean[r]) / sqrt(var[r] + eps)
+/// y[r,i]     = x_hat[r,i] * (weight[i] + weight_offset) + bias[i]
+/// ```
+///
+/// # Shapes
+///
+/// As [`RmsNorm`](crate::RmsNorm#shapes).
+///
+/// # Precision
+///
+/// Computed in f32 (f64 where x is f64) in the [canonical order](crate#the-order), in two passes of which
+/// the second corrects the mean of the first: a row of mean 1000 and standard deviation 1 is as accurate as
+/// one of mean 0. y is rounded once. Rows whose sums overflow or vanish are computed a second time, scaled
+/// by a power of two. The same bits on every CPU, thread count, stride and position. `eps` is inside the
+/// root and 1e-5 by default, as PyTorch's.
+///
+/// # Errors
+///
+/// An [`Error`] where lengths, types or options do not fit one another; nothing is written then.
+///
+/// # Example
+///
+/// ```
+/// let x = [1.0f32, 2.0, 3.0];
+/// let mut y = [0.0f32; 3];
+/// isonorm::LayerNorm::new(3).forward(&x, &mut y)?;
+/// assert_eq!(y, [-1.2247356, 0.0, 1.2247356]);
+/// isonorm::LayerNorm::new(3).eps_outside().forward(&x, &mut y)?;
+/// assert_eq!(y, [-1.2247298, 0.0, 1.2247298]);
+/// # Ok::<(), isonorm::Error>(())
+/// ```
+///
+/// Source: Ba, Kiros & Hinton, *Layer Normalization*, 2016. arXiv:1607.06450
+#[derive(Clone, Copy, Debug)]
+pub struct LayerNorm<'a> {
+    hidden: usize,
+    eps: EpsOption,
+    params: Params<'a>,
+    cpu: Cpu<'a>,
+}
+
+impl<'a> LayerNorm<'a> {
+    /// Rows of `hidden` elements, eps 1e-5, no weight, no bias.
+    pub fn new(hidden: usize) -> Self {
+        LayerNorm { hidden, eps: EpsOption::inside(1e-5), params: Params::default(), cpu: Cpu::new() }
+    }
+    /// Added to the variance; rounded to the compute type first.
+    pub fn eps(mut self, eps: f64) -> Self {
+        self.eps.value = eps;
+        self
+    }
+    /// eps outside the root: `(x - mean) / (std + eps)`.
+    pub fn eps_outside(mut self) -> Self {
+        self.eps.outside = true;
+        self
+    }
+    /// One factor for each element.
+    pub fn weight(mut self, weight: impl Into<Slice<'a>>) -> Self {
+        self.params.weight = Some(weight.into());
+        self
+    }
+    /// One summand for each element.
+    pub fn bias(mut self, bias: impl Into<Slice<'a>>) -> Self {
+        self.params.bias = Some(bias.into());
+        self
+    }
+    /// Added to every weight in the compute type: 1 for weights stored as distances from 1.
+    pub fn weight_offset(mut self, offset: f64) -> Self {
+        self.params.offset = offset;
+        self
+    }
+    /// Where it runs: level, threads, pool.
+    pub fn on(mut self, cpu: Cpu<'a>) -> Self {
+        self.cpu = cpu;
+        self
+    }
+
+    /// x to y; [`apply`](Self::apply) has the other forms.
+    pub fn forward<'t>(&self, x: impl Into<Rows<'t>>, y: impl Into<RowsMut<'t>>) -> Result<(), Error> {
+        self.apply(Io::new(x, y))
+    }
+
+    /// In place, with a residual, saving statistics: whatever `io` says.
+    pub fn apply(&self, io: Io<'_>) -> Result<(), Error> {
+        let LayerNorm { hidden, eps, params, cpu } = *self;
+        Call { norm: Layer, hidden, measured: hidden, eps, params, recipe: Recipe::Torch, cpu }.run(io)
+    }
+}
+
+/// LayerNorm's sums; GroupNorm's and, plane by plane, BatchNorm's too.
+#[derive(Clone, Copy)]
+pub(crate) struct Layer;
+
+impl RowNorm for Layer {
+    type Hat<C: Compute> = CenteredHat;
+
+    #[inline(always)]
+    fn measure<C, S, T, const SCALED: bool>(isa: S, row: &[T], scale: C) -> (Stats<C>, bool)
+    where
+        C: Compute,
+        S: Isa<C>,
+        T: Element<Compute = C>,
+    {
+        let count = C::from_count(row.len());
+        let [sum] = reduce(isa, &Values::<T, SCALED> { row: Row::new(row), scale }, row.len());
+        let mean = sum / count;
+        let [s1, s2] = reduce(isa, &Deviations::<T, SCALED> { row: Row::new(row), scale, mean }, row.len());
+        (centered(mean, s1, s2, count), !(sum.finite() & s2.finite()))
+    }
+}
+
+/// The statistics from the first mean, the sum of the deviations and the sum of their squares.
+#[inline(always)]
+pub(crate) fn centered<C: Compute>(mean: C, s1: C, s2: C, count: C) -> Stats<C> {
+    let delta = s1 / count;
+    let var = (-s1).fused(delta, s2) / count;
+    let var = if var <= C::ZERO { C::ZERO } else { var };
+    Stats { mean, delta, var, ..Stats::default() }
+}
+
+/// `x`
+pub(crate) struct Values<'a, T: Element, const SCALED: bool> {
+    pub(crate) row: Row<'a, T>,
+    pub(crate) scale: T::Compute,
+}
+
+/// `x - mean` and its square.
+pub(crate) struct Deviations<'a, T: Element, const SCALED: bool> {
+    pub(crate) row: Row<'a, T>,
+    pub(crate) scale: T::Compute,
+    pub(crate) mean: T::Compute,
+}
+
+impl<C: Compute, T: Element<Compute = C>, const SCALED: bool> Terms<C, 1> for Values<'_, T, SCALED> {
+    #[inline(always)]
+    fn step<S: Isa<C>>(&self, isa: S, [sum]: [S::V; 1], at: usize, n: usize) -> [S::V; 1] {
+        let mut x = self.row.read(isa, at, n);
+        if SCALED {
+            x = isa.mul(x, isa.splat(self.scale));
+        }
+        [isa.add(sum, x)]
+    }
+}
+
+impl<C: Compute, T: Element<Compute = C>, const SCALED: bool> Terms<C, 2> for Deviations<'_, T, SCALED> {
+    #[inline(always)]
+    fn step<S: Isa<C>>(&self, isa: S, [s1, s2]: [S::V; 2], at: usize, n: usize) -> [S::V; 2] {
+        let mut x = self.row.read(isa, at, n);
+        if SCALED {
+            x = isa.mul(x, isa.splat(self.scale));
+        }
+        let d = isa.sub(x, isa.splat(self.mean));
+        [isa.add(s1, d), isa.fma(d, d, s2)]
+    }
+}

@@ -1,0 +1,201 @@
+//! The order of every sum along a row: the only reduction loop of the crate. `spec/order.md` is its prose.
+//!
+//! ```text
+//! reduce(row):
+//!     for each leaf of 128 elements:
+//!         32 lanes start at +0; lane l takes elements l, l + 32, l + 64, l + 96 of the leaf, those that exist
+//!     per lane, leaves are summed in a left-aligned binary tree
+//!     the 32 lane totals are folded: lane[l] + lane[l + w] for w = 16, 8, 4, 2, 1
+//! ```
+//!
+//! The code differs from it in two ways that change no bit. Four leaves at a time are summed to a node of
+//! level 2 in registers, since leaves are independent. And the tree is a binary counter: a stack of nodes,
+//! in which the newest two merge for every trailing one bit of the number of leaves.
+
+use arrayvec::ArrayVec;
+
+use crate::element::{Compute, Element};
+use crate::isa::Isa;
+
+/// Lanes of a vector value, on every instruction set.
+pub const LANES: usize = 32;
+/// Consecutive elements of a row that form one leaf.
+pub const LEAF: usize = 128;
+/// Consecutive rows that form one leaf of a sum over rows.
+pub const BATCH_LEAF: usize = 16;
+
+/// Steps of a whole leaf: elements that a lane takes.
+const STEPS: usize = LEAF / LANES;
+/// Rows of up to `LEAF << DEPTH` elements: 2^47.
+const DEPTH: usize = 40;
+
+/// What is summed: `K` sums at once over the same elements.
+pub(crate) trait Terms<C: Compute, const K: usize> {
+    /// The sums after one more step: chunk `at` (32 elements, the first `n` of which exist).
+    fn step<S: Isa<C>>(&self, isa: S, sums: [S::V; K], at: usize, n: usize) -> [S::V; K];
+}
+
+/// A row of `E`, seen as chunks of 32 and a tail.
+#[derive(Clone, Copy)]
+pub(crate) struct Row<'a, E> {
+    chunks: &'a [[E; LANES]],
+    tail: &'a [E],
+}
+
+impl<'a, E: Element> Row<'a, E> {
+    #[inline(always)]
+    pub(crate) fn new(row: &'a [E]) -> Self {
+        let (chunks, tail) = row.as_chunks();
+        Row { chunks, tail }
+    }
+
+    /// Chunk `at`; lanes from `n` on hold +0 where the row has ended.
+    #[inline(always)]
+    pub(crate) fn read<S: Isa<E::Compute>>(&self, isa: S, at: usize, n: usize) -> S::V {
+        if n == LANES { E::load(isa, &self.chunks[at]) } else { E::load(isa, &padded(self.tail)) }
+    }
+}
+
+/// The tail of a row, filled up with +0.
+#[inline(always)]
+pub(crate) fn padded<E: Element>(tail: &[E]) -> [E; LANES] {
+    let mut chunk = [E::default(); LANES];
+    chunk[..tail.len()].copy_from_slice(tail);
+    chunk
+}
+
+/// Reduces the terms of a row of `len` elements to `K` scalars.
+#[inline(always)]
+pub(crate) fn reduce<C, S, T, const K: usize>(isa: S, terms: &T, len: usize) -> [C; K]
+where
+    C: Compute,
+    S: Isa<C>,
+    T: Terms<C, K>,
+{
+    let lanes = tree(isa, terms, len);
+    let mut sums = [C::ZERO; K];
+    for k in 0..K {
+        sums[k] = isa.first(fold(isa, lanes[k]));
+    }
+    sums
+}
+
+/// The root of the tree, before the fold.
+#[inline(always)]
+pub(crate) fn tree<C, S, T, const K: usize>(isa: S, terms: &T, len: usize) -> [S::V; K]
+where
+    C: Compute,
+    S: Isa<C>,
+    T: Terms<C, K>,
+{
+    let mut tree = Tree::new();
+    let whole = len / LEAF;
+    let mut leaf = 0;
+    while leaf + 4 <= whole {
+        let left = both(isa, whole_leaf(isa, terms, leaf), whole_leaf(isa, terms, leaf + 1));
+        let right = both(isa, whole_leaf(isa, terms, leaf + 2), whole_leaf(isa, terms, leaf + 3));
+        tree.push(isa, both(isa, left, right), 2);
+        leaf += 4;
+    }
+    while leaf < whole {
+        tree.push(isa, whole_leaf(isa, terms, leaf), 0);
+        leaf += 1;
+    }
+    if len > whole * LEAF {
+        tree.push(isa, last_leaf(isa, terms, whole, len - whole * LEAF), 0);
+    }
+    tree.finish(isa)
+}
+
+#[inline(always)]
+fn whole_leaf<C, S, T, const K: usize>(isa: S, terms: &T, leaf: usize) -> [S::V; K]
+where
+    C: Compute,
+    S: Isa<C>,
+    T: Terms<C, K>,
+{
+    let mut sums = [isa.splat(C::ZERO); K];
+    for step in 0..STEPS {
+        sums = terms.step(isa, sums, leaf * STEPS + step, LANES);
+    }
+    sums
+}
+
+/// A leaf of `len < LEAF` elements.
+#[inline(always)]
+fn last_leaf<C, S, T, const K: usize>(isa: S, terms: &T, leaf: usize, len: usize) -> [S::V; K]
+where
+    C: Compute,
+    S: Isa<C>,
+    T: Terms<C, K>,
+{
+    let mut sums = [isa.splat(C::ZERO); K];
+    let mut at = leaf * STEPS;
+    for _ in 0..len / LANES {
+        sums = terms.step(isa, sums, at, LANES);
+        at += 1;
+    }
+    let n = len % LANES;
+    if n > 0 {
+        let next = terms.step(isa, sums, at, n);
+        for k in 0..K {
+            sums[k] = isa.take_first(n, next[k], sums[k]); // an absent element is a step not taken
+        }
+    }
+    sums
+}
+
+#[inline(always)]
+fn both<C: Compute, S: Isa<C>, const K: usize>(isa: S, left: [S::V; K], right: [S::V; K]) -> [S::V; K] {
+    let mut sum = left;
+    for k in 0..K {
+        sum[k] = isa.add(left[k], right[k]);
+    }
+    sum
+}
+
+/// Lane 0 of the result is the sum of the lanes, halved five times.
+#[inline(always)]
+fn fold<C: Compute, S: Isa<C>>(isa: S, v: S::V) -> S::V {
+    let v = isa.add(v, isa.down::<16>(v));
+    let v = isa.add(v, isa.down::<8>(v));
+    let v = isa.add(v, isa.down::<4>(v));
+    let v = isa.add(v, isa.down::<2>(v));
+    isa.add(v, isa.down::<1>(v))
+}
+
+/// The finished nodes of a left-aligned binary tree, largest first: a binary counter.
+struct Tree<V, const K: usize> {
+    nodes: ArrayVec<[V; K], DEPTH>,
+    leaves: usize,
+}
+
+impl<V: Copy, const K: usize> Tree<V, K> {
+    #[inline(always)]
+    fn new() -> Self {
+        Tree { nodes: ArrayVec::new_const(), leaves: 0 }
+    }
+
+    /// Adds the node of the next 2^level leaves.
+    #[inline(always)]
+    fn push<C: Compute, S: Isa<C, V = V>>(&mut self, isa: S, node: [V; K], level: u32) {
+        let mut node = node;
+        let mut carry = self.leaves >> level;
+        while carry & 1 == 1 {
+            let Some(left) = self.nodes.pop() else { break };
+            node = both(isa, left, node);
+            carry >>= 1;
+        }
+        self.nodes.push(node);
+        self.leaves += 1 << level;
+    }
+
+    #[inline(always)]
+    fn finish<C: Compute, S: Isa<C, V = V>>(&mut self, isa: S) -> [V; K] {
+        let Some(mut node) = self.nodes.pop() else { return [isa.splat(C::ZERO); K] };
+        while let Some(left) = self.nodes.pop() {
+            node = both(isa, left, node);
+        }
+        node
+    }
+}

@@ -1,0 +1,171 @@
+//! RMSNorm: each row divided by its root mean square.
+
+use crate::element::{Compute, Element, Slice};
+use crate::error::Error;
+use crate::forward::RowNorm;
+use crate::io::{Call, Io};
+use crate::isa::Isa;
+use crate::order::{Row, Terms, reduce};
+use crate::params::{Params, Recipe};
+use crate::apply::RmsHat;
+use crate::rows::{Rows, RowsMut};
+use crate::stats::{EpsOption, Stats};
+use crate::threads::Cpu;
+
+/// Normalizes each row of `x` by its root mean square and scales it by `weight`.
+///
+/// ```text
+/// ms[r]      = mean_i(x[r,i]^2)
+/// x_hat[r,i] = x[r,i] / sqrt(ms[r] + eps)
+/// y[r,i]     = x_hat[r,i] * (weight[i] + weight_offset) + bias[i]
+/// ```
+///
+/// # Shapes
+///
+/// | argument | shape | dtype | |
+/// |---|---|---|---|
+/// | `x` | `[..., hidden]` | `f32 f64 f16 bf16` | last axis contiguous, any leading strides |
+/// | `weight`, `bias` | `[hidden]` | their own; f64 with x of f64 alone | optional |
+/// | `residual`, `r` | as `x` | their own; f64 with f64 alone | with [`Io::add`] |
+/// | `y` | as `x` | its own; f64 with f64 alone | overwritten |
+/// | `stats` | `[...]` | [`Stats`] of the compute type | optional |
+///
+/// # Precision
+///
+/// Computed in f32 (f64 where x is f64) in the [canonical order](crate#the-order); y is rounded once, with
+/// [`Recipe::Llama`] x_hat before the weight too. Rows whose squares overflow or vanish are computed a second
+/// time, scaled by a power of two, so rows of 1e30 or 1e-30 come out right. The same bits on every CPU,
+/// thread count, stride and position. `eps` is inside the root (PyTorch's convention) unless
+/// [`eps_outside`](Self::eps_outside); its default is 1e-6, Hugging Face's `LlamaRMSNorm`'s.
+///
+/// # Errors
+///
+/// An [`Error`] where lengths, types or options do not fit one another; nothing is written then.
+///
+/// # Example
+///
+/// ```
+/// let x = [3.0f32, 4.0];
+/// let mut y = [0.0f32; 2];
+/// isonorm::RmsNorm::new(2).eps(0.0).weight(&[1.0f32, 2.0]).forward(&x, &mut y)?;
+/// assert_eq!(y, [3.0 * (1.0 / 12.5f32.sqrt()), 4.0 * (1.0 / 12.5f32.sqrt()) * 2.0]);
+/// # Ok::<(), isonorm::Error>(())
+/// ```
+///
+/// Source: Zhang & Sennrich, *Root Mean Square Layer Normalization*, 2019. arXiv:1910.07467
+#[derive(Clone, Copy, Debug)]
+pub struct RmsNorm<'a> {
+    hidden: usize,
+    eps: EpsOption,
+    params: Params<'a>,
+    recipe: Recipe,
+    partial: Option<usize>,
+    cpu: Cpu<'a>,
+}
+
+impl<'a> RmsNorm<'a> {
+    /// Rows of `hidden` elements, eps 1e-6, no weight, no bias.
+    pub fn new(hidden: usize) -> Self {
+        RmsNorm {
+            hidden,
+            eps: EpsOption::inside(1e-6),
+            params: Params::default(),
+            recipe: Recipe::Torch,
+            partial: None,
+            cpu: Cpu::new(),
+        }
+    }
+    /// Added to the mean square; rounded to the compute type first.
+    pub fn eps(mut self, eps: f64) -> Self {
+        self.eps.value = eps;
+        self
+    }
+    /// eps outside the root: `x / (sqrt(ms) + eps)`.
+    pub fn eps_outside(mut self) -> Self {
+        self.eps.outside = true;
+        self
+    }
+    /// One factor for each element.
+    pub fn weight(mut self, weight: impl Into<Slice<'a>>) -> Self {
+        self.params.weight = Some(weight.into());
+        self
+    }
+    /// One summand for each element.
+    pub fn bias(mut self, bias: impl Into<Slice<'a>>) -> Self {
+        self.params.bias = Some(bias.into());
+        self
+    }
+    /// Added to every weight in the compute type: 1 for Gemma, whose weights are stored as distances from 1.
+    pub fn weight_offset(mut self, offset: f64) -> Self {
+        self.params.offset = offset;
+        self
+    }
+    /// When x_hat is rounded; the default is [`Recipe::Torch`].
+    pub fn recipe(mut self, recipe: Recipe) -> Self {
+        self.recipe = recipe;
+        self
+    }
+    /// pRMSNorm: only the first `k` elements enter the mean square.
+    pub fn partial(mut self, k: usize) -> Self {
+        self.partial = Some(k);
+        self
+    }
+    /// Where it runs: level, threads, pool.
+    pub fn on(mut self, cpu: Cpu<'a>) -> Self {
+        self.cpu = cpu;
+        self
+    }
+
+    /// x to y; [`apply`](Self::apply) has the other forms.
+    pub fn forward<'t>(&self, x: impl Into<Rows<'t>>, y: impl Into<RowsMut<'t>>) -> Result<(), Error> {
+        self.apply(Io::new(x, y))
+    }
+
+    /// In place, with a residual, saving statistics: whatever `io` says.
+    pub fn apply(&self, io: Io<'_>) -> Result<(), Error> {
+        let hidden = self.hidden;
+        let measured = self.partial.unwrap_or(hidden);
+        if self.partial.is_some_and(|k| k == 0 || k > hidden) {
+            return Err(Error::Partial { found: measured, hidden });
+        }
+        let RmsNorm { eps, params, recipe, cpu, .. } = *self;
+        Call { norm: Rms, hidden, measured, eps, params, recipe, cpu }.run(io)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Rms;
+
+impl RowNorm for Rms {
+    type Hat<C: Compute> = RmsHat;
+
+    #[inline(always)]
+    fn measure<C, S, T, const SCALED: bool>(isa: S, row: &[T], scale: C) -> (Stats<C>, bool)
+    where
+        C: Compute,
+        S: Isa<C>,
+        T: Element<Compute = C>,
+    {
+        let squares = Squares::<T, SCALED> { row: Row::new(row), scale };
+        let [ss] = reduce(isa, &squares, row.len());
+        let var = ss / C::from_count(row.len());
+        (Stats { var, ..Stats::default() }, ss == C::INFINITY)
+    }
+}
+
+/// `x^2`
+struct Squares<'a, T: Element, const SCALED: bool> {
+    row: Row<'a, T>,
+    scale: T::Compute,
+}
+
+impl<C: Compute, T: Element<Compute = C>, const SCALED: bool> Terms<C, 1> for Squares<'_, T, SCALED> {
+    #[inline(always)]
+    fn step<S: Isa<C>>(&self, isa: S, [ss]: [S::V; 1], at: usize, n: usize) -> [S::V; 1] {
+        let mut x = self.row.read(isa, at, n);
+        if SCALED {
+            x = isa.mul(x, isa.splat(self.scale));
+        }
+        [isa.fma(x, x, ss)]
+    }
+}

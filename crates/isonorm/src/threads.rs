@@ -1,0 +1,155 @@
+//! Where a norm runs: its level, its threads, and whose threads they are.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::Error;
+use crate::level::Level;
+
+/// Threads that a norm may use: a program's own pool instead of rayon's.
+pub trait Pool: Sync {
+    /// The most threads that `run` can use.
+    fn threads(&self) -> usize;
+    /// Calls `work` once on each of up to `threads` threads, the caller's among them if it likes, and
+    /// returns when every call has returned. The calls share the work among themselves, so fewer calls
+    /// (at least one) are right too, only slower.
+    fn run(&self, threads: usize, work: &(dyn Fn() + Sync));
+}
+
+/// Where a norm runs. The default is the level that `ISONORM_LEVEL` names or the CPU's best, and all cores.
+#[derive(Clone, Copy, Default)]
+pub struct Cpu<'a> {
+    level: Option<Level>,
+    threads: Option<usize>,
+    pool: Option<&'a dyn Pool>,
+}
+
+impl<'a> Cpu<'a> {
+    /// The default.
+    pub const fn new() -> Self {
+        Cpu { level: None, threads: None, pool: None }
+    }
+    /// At most this many threads, at least 1.
+    pub const fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+    /// This instruction set.
+    pub const fn level(mut self, level: Level) -> Self {
+        self.level = Some(level);
+        self
+    }
+    /// A pool of the caller's.
+    pub const fn pool(mut self, pool: &'a dyn Pool) -> Self {
+        self.pool = Some(pool);
+        self
+    }
+
+    pub(crate) fn chosen_level(&self) -> Result<Level, Error> {
+        match self.level {
+            Some(level) => level.checked(),
+            None => Level::from_environment(),
+        }
+    }
+
+    /// Refuses a count of 0.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.threads == Some(0) { Err(Error::NoThreads) } else { Ok(()) }
+    }
+}
+
+impl std::fmt::Debug for Cpu<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Cpu { level, threads, pool } = self;
+        write!(f, "Cpu {{ level: {level:?}, threads: {threads:?}, pool: {} }}", pool.is_some())
+    }
+}
+
+/// Work that can be cut in two.
+pub(crate) trait Job: Send + Sized {
+    /// Units of work left: rows, or channels.
+    fn units(&self) -> usize;
+    /// The first `units` units, and the rest.
+    fn split(self, units: usize) -> (Self, Self);
+    /// Does all of it.
+    fn run(self);
+}
+
+/// Bytes below which a second thread costs more than it brings: waking one takes about 5 us.
+const WORTH_A_THREAD: usize = 128 << 10;
+/// Bytes of the pieces that threads take in turn, so that a late thread leaves its share to the others.
+const PIECE: usize = 256 << 10;
+
+/// Runs `job`, of `bytes` bytes, over the threads of `cpu`.
+pub(crate) fn run<J: Job>(cpu: &Cpu<'_>, job: J, bytes: usize) {
+    let units = job.units();
+    let useful = (bytes / WORTH_A_THREAD).min(units);
+    let threads = if useful > 1 { pool_threads(cpu).min(useful) } else { 1 };
+    if threads <= 1 {
+        return job.run();
+    }
+    let pieces = (bytes / PIECE).clamp(2 * threads, units.max(2 * threads));
+    let piece = units.div_ceil(pieces).max(1);
+    let rest = Mutex::new(Some(job));
+    let work = || {
+        while let Some(piece) = next(&rest, piece) {
+            piece.run();
+        }
+    };
+    match cpu.pool {
+        Some(pool) => pool.run(threads, &work),
+        None => own_pool(threads, &work),
+    }
+    work(); // whatever a pool that made no call has left
+}
+
+fn next<J: Job>(rest: &Mutex<Option<J>>, piece: usize) -> Option<J> {
+    let mut rest = rest.lock().unwrap_or_else(PoisonError::into_inner);
+    let job = rest.take()?;
+    if job.units() <= piece {
+        return Some(job);
+    }
+    let (first, others) = job.split(piece);
+    *rest = Some(others);
+    Some(first)
+}
+
+fn pool_threads(cpu: &Cpu<'_>) -> usize {
+    let most = match cpu.pool {
+        Some(pool) => pool.threads(),
+        None => own_threads(),
+    };
+    cpu.threads.map_or(most, |threads| if cpu.pool.is_some() { threads.min(most) } else { threads })
+}
+
+#[cfg(feature = "threads")]
+fn own_threads() -> usize {
+    rayon::current_num_threads()
+}
+
+#[cfg(feature = "threads")]
+fn own_pool(threads: usize, work: &(dyn Fn() + Sync)) {
+    rayon::in_place_scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(|_| work());
+        }
+        work();
+    });
+}
+
+#[cfg(not(feature = "threads"))]
+fn own_threads() -> usize {
+    1
+}
+
+#[cfg(not(feature = "threads"))]
+fn own_pool(_: usize, work: &(dyn Fn() + Sync)) {
+    work();
+}
+
+/// Bytes from which a result is written past the caches: beyond a last-level cache's share.
+const BEYOND_THE_CACHES: usize = 16 << 20;
+
+/// Whether an output of `bytes` bytes is worth streaming.
+pub(crate) fn is_beyond_the_caches(bytes: usize) -> bool {
+    bytes >= BEYOND_THE_CACHES
+}
