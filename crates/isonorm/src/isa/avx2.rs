@@ -134,7 +134,7 @@ impl Isa<f32> for Avx2 {
     fn store_f16(self, v: Self::V, to: &mut [f16; LANES]) {
         let (quarters, _) = to.as_chunks_mut::<8>();
         for i in 0..4 {
-            let words = op!(_mm256_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v[i]));
+            let words = op!(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[i]));
             op!(_mm_storeu_si128(quarters[i].as_mut_ptr().cast(), words));
         }
     }
