@@ -1,5 +1,7 @@
 """The inputs of golden/forward.json and golden/backward.json."""
 
+import math
+
 import draw
 from arithmetic import F32
 from layers import Case, run
@@ -132,10 +134,20 @@ def range_rule():
         case = row_case("rms_norm", 32, rows=1, eps=0.0)
         case.x = draw.Array("f32", [edge] * 32)
         yield f"rms_norm/range threshold {edge:.9g}", case
+    yield from moment_thresholds()
     for k in (1, 5):
         for scale in (1e30, 1e-30):
             case = row_case("rms_norm", 17, kind=scale, partial=k, eps=0.0, weight="f32")
             yield f"rms_norm/range partial {k} {scale:g}", case
+
+
+def moment_thresholds():
+    """x[0]^2 at the least moment that is not too small, and below it; then x[1] * s overflows."""
+    for x, root, beyond in (("f32", 2.0**-50, 2.0**77), ("f64", 2.0**-450, 2.0**573)):
+        for first in (root, root * BELOW):
+            case = row_case("rms_norm", 4, x, rows=1, eps=0.0, partial=1)
+            case.x = draw.Array(x, [first, beyond, math.nan, -math.inf])
+            yield f"rms_norm/range moment {x} {first / root:.9g}", case
 
 
 def hostile():
@@ -202,6 +214,8 @@ def batch_norms():
         biased = dict(momentum=1.0, biased_running_var=True)
         yield f"{train}/{name}", channel_case(train, (5, 3, 7), **biased, **options)
         yield f"{evaluate}/{name}", channel_case(evaluate, (5, 3, 7), **options)
+    for momentum in (0.0, 0.01, 0.3, 0.7, 0.999, 1.0):
+        yield f"{train}/momentum {momentum}", channel_case(train, (5, 3, 7), momentum=momentum)
     yield f"{train}/no running", channel_case(train, (5, 3, 7), running=False)
 
 

@@ -70,6 +70,18 @@ def range_rule():
                         yield f"{norm}/range {x} {scale:g} eps {eps:g} {side}", case
 
 
+def no_root():
+    """Rows whose moment is 0 under eps outside the root: q is 0, and its products are taken."""
+    dys, rows = draw.hostile_rows("f32", 33)
+    for norm in ROW_NORMS:
+        case = row_case(norm, 33, weight="f32", rows=rows, dy="f32", eps_outside=True)
+        case.x, case.dy = draw.Array("f32", [0.0] * 33 * rows), dys
+        yield f"{norm}/zero x and hostile dy", case
+        case = row_case(norm, 33, rows=rows, kind=1e-30, dy="f32", eps_outside=True)
+        case.dy = draw.Array("f32", [v * 1e30 if i % 3 else 0.0 for i, v in enumerate(case.dy.values)]).to("f32")
+        yield f"{norm}/vanishing squares", case
+
+
 def hostile():
     for x in ("f32", "bf16", "f16", "f64"):
         values, rows = draw.hostile_rows(x, 33)
@@ -110,5 +122,6 @@ def channel_norms():
 
 
 def backward():
-    for part in (every_length, types_and_parameters, partial, residuals, range_rule, hostile, channel_norms):
+    for part in (every_length, types_and_parameters, partial, residuals, range_rule, no_root, hostile,
+                 channel_norms):
         yield from part()
