@@ -142,11 +142,11 @@ def range_rule():
 
 
 def moment_thresholds():
-    """x[0]^2 at the least moment that is not too small, and below it; then x[1] * s overflows."""
+    """x[0]^2 at the least moment that is not too small, above it and below it; x[1] * s overflows."""
     for x, root, beyond in (("f32", 2.0**-50, 2.0**77), ("f64", 2.0**-450, 2.0**573)):
-        for first in (root, root * BELOW):
+        for first, second in ((root, beyond), (root * 1.375, beyond * 2), (root * BELOW, beyond)):
             case = row_case("rms_norm", 4, x, rows=1, eps=0.0, partial=1)
-            case.x = draw.Array(x, [first, beyond, math.nan, -math.inf])
+            case.x = draw.Array(x, [first, second, math.nan, -math.inf])
             yield f"rms_norm/range moment {x} {first / root:.9g}", case
 
 
