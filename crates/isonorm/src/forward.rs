@@ -57,7 +57,7 @@ pub(crate) struct Task<'a, C> {
 /// Rows to be normalized, from `start` on. `T` is the storage type of the norm's input: x's, or r's.
 pub(crate) struct RowsJob<'a, N, T: Element> {
     pub(crate) norm: N,
-    pub(crate) task: Task<'a, T::Compute>,
+    pub(crate) task: &'a Task<'a, T::Compute>,
     pub(crate) rows: Range<usize>,
     /// `None`: x is what y holds.
     pub(crate) x: Option<AnyIn<'a>>,
@@ -113,7 +113,7 @@ impl<N: RowNorm, T: Element> Job for RowsJob<'_, N, T> {
         (first, rest)
     }
 
-    fn run(mut self) {
+    fn run(&mut self) {
         let _env = crate::isa::float_env::FloatEnv::standard();
         let row_bytes = (self.task.hidden * size_of::<T>()).max(1);
         let block = (BLOCK_BYTES / row_bytes).clamp(1, BLOCK);
@@ -137,7 +137,7 @@ impl<N: RowNorm, T: Element> RowsJob<'_, N, T> {
         let mut stats = [Stats::default(); BLOCK];
         let stats = &mut stats[..rows.len()];
         let Some(x) = self.input().of::<T>() else { return };
-        let scaled = measure_rows::<N, T>(&self.task, x, rows.clone(), stats);
+        let scaled = measure_rows::<N, T>(self.task, x, rows.clone(), stats);
         if let Some(saved) = &mut self.stats {
             rows.clone().zip(stats.iter()).for_each(|(row, stats)| saved.row_mut(row)[0] = *stats);
         }
@@ -168,7 +168,7 @@ impl<N: RowNorm, T: Element> RowsJob<'_, N, T> {
             (None, None) => return false,
         };
         let (Some(x), Some(y)) = (x.of::<T>(), self.y.of::<T>()) else { return false };
-        apply_rows::<N, T>(&self.task, x, y, rows, stats, params);
+        apply_rows::<N, T>(self.task, x, y, rows, stats, params);
         true
     }
 
@@ -183,7 +183,7 @@ impl<N: RowNorm, T: Element> RowsJob<'_, N, T> {
             let Some(from) = T::of(&self.input().row(row, columns.clone())) else { return };
             x.copy_from_slice(from);
             let y = self.y.row(row, columns.clone());
-            apply_tile::<N, T>(&self.task, x, y, columns.start, stats);
+            apply_tile::<N, T>(self.task, x, y, columns.start, stats);
         }
     }
 

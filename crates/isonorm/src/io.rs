@@ -6,7 +6,7 @@ use crate::element::{Compute, DType, Element, with_element};
 use crate::error::Error;
 use crate::forward::{Residual, RowNorm, RowsJob, Task};
 use crate::params::{Params, Recipe, check_type};
-use crate::rows::{AnyIn, AnyOut, Out, Rows, RowsMut, Tensor, Walk, arrange};
+use crate::rows::{AnyIn, AnyOut, Grid, Out, Place, Rows, RowsMut, Tensor, Walk, arrange};
 use crate::stats::{EpsOption, Stats};
 use crate::threads::{self, Cpu};
 
@@ -109,13 +109,11 @@ pub(crate) struct Call<'c, N> {
     pub(crate) cpu: Cpu<'c>,
 }
 
-/// The walks of a call's tensors over one grid, in the order in which the output lies in memory.
+/// The walks of a call's tensors over one grid, in the order in which y lies in memory.
 struct Walks {
-    x: Option<Walk>,
-    y: Walk,
-    residual: Option<Walk>,
-    r: Option<Walk>,
-    stats: Option<Walk>,
+    grid: Grid,
+    /// y, x, residual, r, stats; those that are absent stand still.
+    each: [Walk; 5],
 }
 
 impl<N: RowNorm> Call<'_, N> {
@@ -126,8 +124,9 @@ impl<N: RowNorm> Call<'_, N> {
             None => io.x.as_ref().map_or(io.y.data.dtype(), |x| x.data.dtype()),
         };
         self.check_types(&io, dtype)?;
-        let walks = self.walks(&io)?;
-        with_element!(dtype, T => self.run_typed::<T>(io, walks))
+        let mut walks = Walks { grid: *Grid::ONE, each: [*Walk::ONE; 5] };
+        self.walk(&io, &mut walks)?;
+        with_element!(dtype, T => self.run_typed::<T>(io, &walks))
     }
 
     fn check_types(&self, io: &Io<'_>, dtype: DType) -> Result<(), Error> {
@@ -147,76 +146,82 @@ impl<N: RowNorm> Call<'_, N> {
         Err(Error::TypeIsNot { name: "stats", found, expected })
     }
 
-    fn walks(&self, io: &Io<'_>) -> Result<Walks, Error> {
-        let hidden = self.hidden;
-        let x = io.x.as_ref().map(|x| Tensor::read("x", x));
-        let y = Tensor::write(if x.is_some() { "y" } else { "x" }, &io.y);
-        let residual = io.residual.as_ref().and_then(Option::as_ref).map(|q| Tensor::read("residual", q));
-        let r = io.r.as_ref().map(|r| Tensor::write(if residual.is_some() { "r" } else { "residual" }, r));
-        let all = || x.iter().chain([&y]).chain(&residual).chain(&r);
-        let Some(leader) = all().find(|tensor| tensor.is_strided()).or_else(|| all().next()) else { unreachable!() };
-        let grid = leader.grid(hidden)?;
-        let walk = |tensor: &Tensor<'_>| tensor.walk(grid, hidden, leader.name);
-        let stats = io.stats.as_ref().map(|stats| match stats {
-            StatsMut::F32(stats) => stats.len(),
-            StatsMut::F64(stats) => stats.len(),
-        });
-        let stats = stats.map(|len| Tensor::plain("stats", len).walk(grid, 1, leader.name)).transpose()?;
-        let mut walks = Walks {
-            x: x.as_ref().map(walk).transpose()?,
-            y: walk(&y)?,
-            residual: residual.as_ref().map(walk).transpose()?,
-            r: r.as_ref().map(walk).transpose()?,
-            stats,
-        };
-        walks.y.check_own_rows(y.name)?;
-        if let (Some(walk), Some(r)) = (walks.r, &r) {
-            walk.check_own_rows(r.name)?;
+    /// Checks all shapes and strides and brings them into one order.
+    fn walk(&self, io: &Io<'_>, walks: &mut Walks) -> Result<(), Error> {
+        let tensors = io.tensors();
+        let present = || tensors.iter().flatten();
+        let leader = present().find(|tensor| tensor.is_strided()).or(tensors[1].as_ref()).or(tensors[0].as_ref());
+        let Some(leader) = leader else { return Ok(()) };
+        walks.grid = leader.grid(self.hidden)?;
+        let grid = walks.grid;
+        for (i, (tensor, walk)) in tensors.iter().zip(&mut walks.each).enumerate() {
+            let Some(tensor) = tensor else { continue };
+            let hidden = if i == 4 { 1 } else { self.hidden };
+            *walk = tensor.walk(&grid, hidden, leader.name)?;
+            let is_written = i == 0 || i == 3;
+            if is_written && tensor.is_strided() {
+                walk.check_own_rows(tensor.name, &grid, hidden)?;
+            }
         }
-        let Walks { x, y, residual, r, stats } = &mut walks;
-        let mut all: arrayvec::ArrayVec<&mut Walk, 5> = arrayvec::ArrayVec::new();
-        all.push(y);
-        all.extend(x.iter_mut().chain(residual).chain(r).chain(stats));
-        arrange(&mut all);
-        drop(all);
-        Ok(walks)
+        if leader.is_strided() {
+            arrange(&mut walks.grid, &mut walks.each);
+        }
+        Ok(())
     }
 
-    fn run_typed<T: Element>(self, io: Io<'_>, walks: Walks) -> Result<(), Error> {
-        let rows = walks.y.rows();
+    fn run_typed<T: Element>(self, io: Io<'_>, walks: &Walks) -> Result<(), Error> {
+        let (hidden, rows) = (self.hidden, walks.grid.rows);
         self.cpu.check()?;
         let level = self.cpu.chosen_level()?;
         let eps = self.eps.rounded::<T::Compute>()?;
-        let tensors = 2 + 2 * usize::from(walks.r.is_some());
-        let bytes = rows.saturating_mul(self.hidden).saturating_mul(tensors * size_of::<T>());
+        if rows == 0 || hidden == 0 {
+            return Ok(());
+        }
+        let bytes = rows.saturating_mul(hidden).saturating_mul(size_of::<T>());
         let task = Task {
             level,
-            hidden: self.hidden,
+            hidden,
             measured: self.measured,
             eps,
             params: self.params,
             recipe: self.recipe,
-            stream: crate::threads::is_beyond_the_caches(bytes / tensors) && walks.x.is_some(),
+            stream: io.x.is_some() && threads::is_beyond_the_caches(bytes),
         };
-        if rows == 0 || self.hidden == 0 {
-            return Ok(());
-        }
-        let residual = io.residual.zip(io.r).zip(walks.r).map(|((residual, r), walk)| Residual {
-            residual: residual.zip(walks.residual).map(|(q, walk)| AnyIn::new(q.data, walk)),
-            r: AnyOut::new(r.data, walk),
+        let place = |i: usize| Place { grid: &walks.grid, walk: &walks.each[i], hidden };
+        let residual = io.residual.zip(io.r).map(|(residual, r)| Residual {
+            residual: residual.map(|residual| AnyIn::new(residual.data, place(2))),
+            r: AnyOut::new(r.data, place(3)),
         });
-        let stats = io.stats.zip(walks.stats).and_then(|(stats, walk)| T::Compute::stats(stats).map(|data| Out::new(data, walk)));
+        let stats = io.stats.and_then(T::Compute::stats).map(|data| Out::new(data, Place { hidden: 1, ..place(4) }));
         let job = RowsJob::<N, T> {
             norm: self.norm,
-            task,
+            task: &task,
             rows: 0..rows,
-            x: io.x.zip(walks.x).map(|(x, walk)| AnyIn::new(x.data, walk)),
-            y: AnyOut::new(io.y.data, walks.y),
+            x: io.x.map(|x| AnyIn::new(x.data, place(1))),
+            y: AnyOut::new(io.y.data, place(0)),
             residual,
             stats,
             element: PhantomData,
         };
-        threads::run(&self.cpu, job, bytes);
+        threads::run(&self.cpu, job, bytes.saturating_mul(2));
         Ok(())
+    }
+}
+
+impl<'a> Io<'a> {
+    /// y, x, residual, r, stats.
+    fn tensors(&self) -> [Option<Tensor<'a>>; 5] {
+        let Io { x, y, residual, r, stats } = self;
+        let own_residual = matches!(residual, Some(Some(_)));
+        [
+            Some(Tensor::write(if x.is_some() { "y" } else { "x" }, y)),
+            x.as_ref().map(|x| Tensor::read("x", x)),
+            residual.as_ref().and_then(Option::as_ref).map(|residual| Tensor::read("residual", residual)),
+            r.as_ref().map(|r| Tensor::write(if own_residual { "r" } else { "residual" }, r)),
+            stats.as_ref().map(|stats| match stats {
+                StatsMut::F32(stats) => Tensor::plain("stats", stats.len()),
+                StatsMut::F64(stats) => Tensor::plain("stats", stats.len()),
+            }),
+        ]
     }
 }

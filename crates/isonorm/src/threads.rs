@@ -71,7 +71,7 @@ pub(crate) trait Job: Send + Sized {
     /// The first `units` units, and the rest.
     fn split(self, units: usize) -> (Self, Self);
     /// Does all of it.
-    fn run(self);
+    fn run(&mut self);
 }
 
 /// Bytes below which a second thread costs more than it brings: waking one takes about 5 us.
@@ -80,7 +80,7 @@ const WORTH_A_THREAD: usize = 128 << 10;
 const PIECE: usize = 256 << 10;
 
 /// Runs `job`, of `bytes` bytes, over the threads of `cpu`.
-pub(crate) fn run<J: Job>(cpu: &Cpu<'_>, job: J, bytes: usize) {
+pub(crate) fn run<J: Job>(cpu: &Cpu<'_>, mut job: J, bytes: usize) {
     let units = job.units();
     let useful = (bytes / WORTH_A_THREAD).min(units);
     let threads = if useful > 1 { pool_threads(cpu).min(useful) } else { 1 };
@@ -91,7 +91,7 @@ pub(crate) fn run<J: Job>(cpu: &Cpu<'_>, job: J, bytes: usize) {
     let piece = units.div_ceil(pieces).max(1);
     let rest = Mutex::new(Some(job));
     let work = || {
-        while let Some(piece) = next(&rest, piece) {
+        while let Some(mut piece) = next(&rest, piece) {
             piece.run();
         }
     };
