@@ -125,7 +125,9 @@ impl<N: RowNorm> Call<'_, N> {
         };
         self.check_types(&io, dtype)?;
         let mut walks = Walks { grid: *Grid::ONE, each: [*Walk::ONE; 5] };
-        self.walk(&io, &mut walks)?;
+        if !io.walk_contiguous(self.hidden, &mut walks) {
+            self.walk(&io, &mut walks)?;
+        }
         with_element!(dtype, T => self.run_typed::<T>(io, &walks))
     }
 
@@ -209,6 +211,28 @@ impl<N: RowNorm> Call<'_, N> {
 }
 
 impl<'a> Io<'a> {
+    /// The walks of contiguous tensors of one length: no time is spent on grids. False for all other calls.
+    #[inline]
+    fn walk_contiguous(&self, hidden: usize, walks: &mut Walks) -> bool {
+        let Io { x, y, residual, r, stats } = self;
+        let len = y.data.len();
+        let Some(rows) = len.checked_div(hidden) else { return false };
+        let plain = |rows: &Rows<'_>| rows.is_contiguous(len);
+        let stats = stats.as_ref().is_none_or(|stats| match stats {
+            StatsMut::F32(stats) => stats.len() == rows,
+            StatsMut::F64(stats) => stats.len() == rows,
+        });
+        let reads = x.as_ref().is_none_or(plain) && residual.as_ref().and_then(Option::as_ref).is_none_or(plain);
+        let writes = y.is_contiguous(len) && r.as_ref().is_none_or(|r| r.is_contiguous(len));
+        if rows * hidden != len || !(reads && writes && stats) {
+            return false;
+        }
+        walks.grid = Grid::of(rows);
+        let row = Walk::contiguous(hidden);
+        walks.each = [row, row, row, row, Walk::contiguous(1)];
+        true
+    }
+
     /// y, x, residual, r, stats.
     fn tensors(&self) -> [Option<Tensor<'a>>; 5] {
         let Io { x, y, residual, r, stats } = self;

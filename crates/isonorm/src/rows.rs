@@ -48,12 +48,20 @@ impl<'a> Rows<'a> {
     pub fn strided(data: impl Into<Slice<'a>>, offset: usize, shape: &'a [usize], strides: &'a [isize]) -> Self {
         Rows { data: data.into(), layout: Some(Layout { offset, shape, strides }) }
     }
+
+    pub(crate) fn is_contiguous(&self, len: usize) -> bool {
+        self.layout.is_none() && self.data.len() == len
+    }
 }
 
 impl<'a> RowsMut<'a> {
     /// As [`Rows::strided`]; rows must not share elements.
     pub fn strided(data: impl Into<SliceMut<'a>>, offset: usize, shape: &'a [usize], strides: &'a [isize]) -> Self {
         RowsMut { data: data.into(), layout: Some(Layout { offset, shape, strides }) }
+    }
+
+    pub(crate) fn is_contiguous(&self, len: usize) -> bool {
+        self.layout.is_none() && self.data.len() == len
     }
 }
 
@@ -174,6 +182,13 @@ impl Walk {
     /// The first row of a slice.
     pub(crate) const ONE: &Walk = &Walk { strides: [0; MAX_DIMS], offset: 0 };
 
+    /// Contiguous rows in a grid of one dimension.
+    pub(crate) const fn contiguous(hidden: usize) -> Self {
+        let mut strides = [0; MAX_DIMS];
+        strides[0] = hidden as isize;
+        Walk { strides, offset: 0 }
+    }
+
     /// Row `r` starts at this element.
     #[inline(always)]
     fn start(&self, grid: &Grid, r: usize) -> usize {
@@ -183,6 +198,7 @@ impl Walk {
         self.start_in_grid(grid, r)
     }
 
+    #[inline(never)] // once a row, and only with several leading dimensions
     fn start_in_grid(&self, grid: &Grid, r: usize) -> usize {
         let (mut r, mut at) = (r, self.offset);
         for d in (0..grid.dims).rev() {
