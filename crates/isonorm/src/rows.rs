@@ -164,7 +164,9 @@ impl<'t> Tensor<'t> {
         }
         let mut walk = Walk { strides: [0; MAX_DIMS], offset: 0 };
         if let Some(layout) = self.layout {
-            walk.strides[..grid.dims].copy_from_slice(layout.strides);
+            for (d, stride) in layout.strides.iter().enumerate() {
+                walk.strides[d] = if grid.lens[d] == 1 { 0 } else { *stride }; // one row is crossed by no stride
+            }
             walk.offset = layout.offset;
             walk.check_bounds(self.name, self.len, grid, hidden)?;
         } else {
@@ -215,7 +217,7 @@ impl Walk {
         let (mut low, mut high) = (self.offset as i128, self.offset as i128 + hidden as i128);
         for d in 0..grid.dims {
             let reach = (grid.lens[d] as i128 - 1) * self.strides[d] as i128;
-            if reach < 0 { low += reach } else { high += reach }
+            if reach < 0 { low += reach } else { high = high.saturating_add(reach) }
         }
         if low < 0 {
             return Err(Error::OutOfBounds { name, reaches: -1, len });
@@ -245,7 +247,7 @@ impl Walk {
     pub(crate) fn check_own_rows(&self, name: &'static str, grid: &Grid, hidden: usize) -> Result<(), Error> {
         let (mut own, mut walks) = (*grid, [*self]);
         arrange(&mut own, &mut walks);
-        if walks[0].is_nested(&own, hidden) || grid.rows == 0 {
+        if grid.rows == 0 || walks[0].is_nested(&own, hidden) {
             return Ok(());
         }
         let strides = self.strides[..grid.dims].to_vec();
@@ -256,6 +258,9 @@ impl Walk {
 /// Puts the grid of all walks into the order in which the first of them lies in memory, and joins
 /// dimensions that all of them cross with one stride.
 pub(crate) fn arrange(grid: &mut Grid, walks: &mut [Walk]) {
+    if grid.rows == 0 {
+        return; // its strides are unchecked
+    }
     for d in 0..grid.dims {
         if walks[0].strides[d] < 0 {
             for walk in walks.iter_mut() {
@@ -334,6 +339,11 @@ pub(crate) struct Out<'a, T> {
 impl<'a, T> In<'a, T> {
     pub(crate) fn one(row: &'a [T]) -> Self {
         In { data: row, base: 0, place: Place::one(row.len()) }
+    }
+
+    /// Contiguous rows, the first of which is row `base / hidden` of `place`.
+    pub(crate) fn block(data: &'a [T], base: usize, place: Place<'a>) -> Self {
+        In { data, base, place }
     }
 
     #[inline(always)]

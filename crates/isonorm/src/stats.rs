@@ -2,8 +2,11 @@
 //!
 //! Only scalars of one row are handled here; the sums themselves come from `order.rs`.
 
+use std::hint::black_box;
+
 use crate::element::{Compute, Element};
 use crate::error::Error;
+use crate::isa::float_env::FloatEnv;
 
 /// The statistics of one row, group or channel, exactly as its computation used them.
 ///
@@ -57,7 +60,9 @@ impl EpsOption {
 
     /// eps in the compute type.
     pub(crate) fn rounded<C: Compute>(self) -> Result<Eps<C>, Error> {
-        let value = C::from_f64(self.value);
+        let _env = FloatEnv::standard();
+        // The black boxes keep the rounding between the setting of the environment and its restoring.
+        let value = black_box(C::from_f64(black_box(self.value)));
         if value.finite() && value >= C::ZERO {
             Ok(Eps { value: value.magnitude(), outside: self.outside })
         } else {
