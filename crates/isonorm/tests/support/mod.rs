@@ -263,6 +263,13 @@ impl Saved {
         if dtype == DType::F64 { Saved::F64(vec![Stats::default(); rows]) } else { Saved::F32(vec![Stats::default(); rows]) }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Saved::F32(stats) => stats.len(),
+            Saved::F64(stats) => stats.len(),
+        }
+    }
+
     pub(crate) fn stats_mut(&mut self) -> StatsMut<'_> {
         match self {
             Saved::F32(stats) => stats.into(),

@@ -1,0 +1,155 @@
+//! A host that flushes subnormals, or rounds another way, changes no bit and finds its setting as it left it.
+#![cfg(all(target_arch = "x86_64", not(miri)))]
+#![allow(unsafe_code)] // sets and reads MXCSR
+
+mod support;
+
+use std::arch::asm;
+use std::hint::black_box;
+
+use isonorm::{Cpu, Io, Level, Pool};
+use isonorm_testing::DType;
+use isonorm_testing::oracle::Eps;
+use isonorm_testing::values::Kind;
+use support::{BOTH, Expected, Norm, Saved, Tensor, Which, assert_same_bits, one};
+
+const DEFAULT: u32 = 0x1F80;
+const FLUSH_TO_ZERO: u32 = 1 << 15;
+const DENORMALS_ARE_ZERO: u32 = 1 << 6;
+const TOWARDS_ZERO: u32 = 0b11 << 13;
+/// What a host may have set.
+const HOSTS: [u32; 4] = [
+    DEFAULT | FLUSH_TO_ZERO,
+    DEFAULT | DENORMALS_ARE_ZERO,
+    DEFAULT | FLUSH_TO_ZERO | DENORMALS_ARE_ZERO,
+    DEFAULT | FLUSH_TO_ZERO | DENORMALS_ARE_ZERO | TOWARDS_ZERO,
+];
+
+fn read() -> u32 {
+    let mut register = 0u32;
+    // SAFETY: stores MXCSR into a local variable.
+    unsafe { asm!("stmxcsr [{}]", in(reg) &raw mut register, options(nostack)) };
+    register & !0x3F // without the sticky exception flags
+}
+
+fn write(register: u32) {
+    // SAFETY: loads MXCSR with all exceptions masked and no reserved bit set.
+    unsafe { asm!("ldmxcsr [{}]", in(reg) &raw const register, options(nostack)) };
+}
+
+/// What `call` returns under a host's setting, which it must leave as it was.
+fn under<R>(host: u32, call: impl FnOnce() -> R) -> R {
+    let before = read();
+    write(host);
+    let result = black_box(call());
+    let after = read();
+    write(before);
+    assert_eq!(after, host, "the host's MXCSR was not restored");
+    result
+}
+
+#[test]
+fn the_settings_do_flush() {
+    let tiny = black_box(f32::from_bits(1 << 20));
+    assert_ne!(black_box(tiny * black_box(0.5)).to_bits(), 0);
+    for host in HOSTS {
+        assert_eq!(under(host, || black_box(tiny * black_box(0.5))).to_bits(), 0, "{host:x}");
+    }
+}
+
+/// Norms whose sums, x_hat, y, parameters and eps reach into the subnormals.
+fn cases() -> Vec<(Norm, Tensor, DType, Expected)> {
+    let mut cases = Vec::new();
+    for which in BOTH {
+        for dtype in DType::ALL {
+            let y_types: &[DType] = if dtype == DType::F64 { &[DType::F64] } else { &[DType::F32, DType::F16, DType::Bf16] };
+            for (kind, eps) in [(Kind::Subnormal, 0.0), (Kind::Tiny, 1e-45), (Kind::Wide, 0.0), (Kind::Subnormal, 1e-40)] {
+                for y_type in y_types {
+                    let (n, rows) = (133, 3);
+                    let x = Tensor::values(dtype, kind, 11, rows * n);
+                    let weight = Some(Tensor::values(dtype, Kind::Subnormal, 12, n));
+                    let bias = (eps == 0.0).then(|| Tensor::values(dtype, Kind::Subnormal, 13, n));
+                    let llama = which == Which::Rms && eps != 0.0;
+                    let eps = Eps { value: eps, outside: kind == Kind::Tiny };
+                    let norm = Norm { weight, bias, llama, eps, ..Norm::new(which, n) };
+                    let expected = norm.oracle(&x, *y_type);
+                    cases.push((norm, x, *y_type, expected));
+                }
+            }
+        }
+    }
+    cases
+}
+
+#[test]
+fn a_host_that_flushes_changes_no_bit() {
+    let is_subnormal = |v: f32| v != 0.0 && v.abs() < f32::MIN_POSITIVE;
+    let mut subnormal = 0;
+    for (norm, x, y_type, expected) in cases() {
+        if let Tensor::F32(y) = &expected.y {
+            subnormal += y.iter().filter(|v| is_subnormal(**v)).count();
+        }
+        for level in Level::available() {
+            for host in HOSTS {
+                let (mut y, mut saved) = (Tensor::sentinel(y_type, x.len()), Saved::new(x.dtype(), 3));
+                let io = Io::new(x.slice(), y.slice_mut()).stats(saved.stats_mut());
+                let label = format!("{norm}, {:?} to {y_type:?}, MXCSR {host:x}, level {level}", x.dtype());
+                under(host, || norm.apply(one(level), io)).unwrap_or_else(|e| panic!("{label}: {e}"));
+                assert_same_bits(&label, norm.hidden, &expected.y, &y);
+                saved.assert_reports(&label, &expected);
+            }
+        }
+    }
+    assert!(subnormal > 100, "{subnormal} subnormal results of f32 leave nothing to flush");
+}
+
+#[test]
+fn a_residual_add_of_subnormals_is_not_flushed() {
+    let n = 129;
+    let [x, residual] = [1, 2].map(|seed| Tensor::values(DType::F32, Kind::Subnormal, seed, n));
+    let norm = Norm::new(Which::Rms, n);
+    let add = || {
+        let [mut r, mut y] = [0; 2].map(|_| Tensor::sentinel(DType::F32, n));
+        norm.apply(Cpu::new(), Io::add(x.slice(), residual.slice(), r.slice_mut(), y.slice_mut())).expect("valid");
+        (r, y)
+    };
+    let (r, y) = add();
+    assert!((0..n).any(|at| r.bits(at) & 0x7f80_0000 == 0 && r.bits(at) & 0x7f_ffff != 0), "no subnormal sum");
+    for host in HOSTS {
+        let (r_host, y_host) = under(host, add);
+        assert_same_bits(&format!("r, MXCSR {host:x}"), n, &r, &r_host);
+        assert_same_bits(&format!("y, MXCSR {host:x}"), n, &y, &y_host);
+    }
+}
+
+/// Threads that flush, as an audio program's would.
+struct FlushingThreads(u32);
+
+impl Pool for FlushingThreads {
+    fn threads(&self) -> usize {
+        3
+    }
+    fn run(&self, threads: usize, work: &(dyn Fn() + Sync)) {
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| under(self.0, work));
+            }
+        });
+    }
+}
+
+#[test]
+fn threads_that_flush_change_no_bit_and_keep_their_setting() {
+    let (n, rows) = (1000, 300);
+    let some = Tensor::values(DType::F32, Kind::Subnormal, 5, 7 * n);
+    let x = some.gather((0..rows * n).map(|at| at % (7 * n)));
+    let norm = Norm { weight: Some(Tensor::values(DType::F32, Kind::Subnormal, 6, n)), ..Norm::new(Which::Layer, n) };
+    let expected = norm.oracle(&some, DType::F32).y.gather((0..rows * n).map(|at| at % (7 * n)));
+    for host in HOSTS {
+        let pool = FlushingThreads(host);
+        let y = norm.forward(Cpu::new().pool(&pool), &x, DType::F32);
+        assert_same_bits(&format!("threads of MXCSR {host:x}"), n, &expected, &y);
+        let y = under(host, || norm.forward(Cpu::new().threads(4), &x, DType::F32));
+        assert_same_bits(&format!("caller of MXCSR {host:x}"), n, &expected, &y);
+    }
+}
