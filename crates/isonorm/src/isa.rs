@@ -20,6 +20,10 @@ pub(crate) mod float_env;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
 pub(crate) mod scalar;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(crate) mod trace;
 
 /// Primitives on vectors of [`LANES`] values of the compute type `C`.
 ///

@@ -64,9 +64,9 @@ mod register {
     pub(super) type Register = u64;
     pub(super) const DEFAULT: Register = 0;
 
-    /// FPCR without AHP and the trap enables: rounding mode, flush-to-zero, default NaN, FIZ and AH.
+    /// All of FPCR: flush-to-zero, rounding mode, the other f16 format (AHP), traps. The sticky flags are in FPSR.
     pub(super) fn control(register: Register) -> Register {
-        register & ((0b11 << 22) | (1 << 24) | (1 << 25) | (1 << 19) | 0b111)
+        register
     }
 
     #[inline]
@@ -99,21 +99,57 @@ mod register {
 
 use register::{DEFAULT, Register, control, read, write};
 
-#[cfg(all(test, target_arch = "x86_64", not(miri)))]
+#[cfg(all(test, any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
 mod tests {
+    use std::hint::black_box;
+
     use super::*;
+
+    /// Flush-to-zero of results, and of operands where that is a bit of its own.
+    #[cfg(target_arch = "x86_64")]
+    const FLUSH: Register = (1 << 15) | (1 << 6);
+    #[cfg(target_arch = "aarch64")]
+    const FLUSH: Register = 1 << 24;
 
     #[test]
     fn flush_to_zero_is_cleared_and_given_back() {
         let host = read();
-        write(DEFAULT | (1 << 15) | (1 << 6));
-        let tiny = std::hint::black_box(1e-40f32);
-        assert_eq!(std::hint::black_box(tiny * 1.0).to_bits(), 0, "the host flushes");
-        {
+        write(DEFAULT | FLUSH);
+        let under_host = product(1e-40, 1.0);
+        let under_guard = {
             let _env = FloatEnv::standard();
-            assert_eq!(std::hint::black_box(tiny * 1.0).to_bits(), 1e-40f32.to_bits());
-        }
-        assert_eq!(control(read()), DEFAULT | (1 << 15) | (1 << 6));
+            product(1e-40, 1.0)
+        };
+        let after = read();
         write(host);
+        assert_eq!(under_host.to_bits(), 0, "the host flushes");
+        assert_eq!(under_guard.to_bits(), 1e-40f32.to_bits());
+        assert_eq!(control(after), DEFAULT | FLUSH);
+    }
+
+    /// Multiplied when the program runs.
+    #[inline(never)]
+    fn product(a: f32, b: f32) -> f32 {
+        black_box(black_box(a) * black_box(b))
+    }
+
+    #[test]
+    fn every_setting_of_the_host_is_cleared_and_given_back() {
+        #[cfg(target_arch = "x86_64")]
+        const SETTINGS: [(&str, Register); 3] = [("flush-to-zero", 1 << 15), ("denormals", 1 << 6), ("round", 3 << 13)];
+        #[cfg(target_arch = "aarch64")]
+        const SETTINGS: [(&str, Register); 4] =
+            [("flush-to-zero", 1 << 24), ("default NaN", 1 << 25), ("round", 3 << 22), ("f16 without infinity", 1 << 26)];
+        let host = read();
+        for (name, setting) in SETTINGS {
+            write(DEFAULT | setting);
+            let inside = {
+                let _env = FloatEnv::standard();
+                read()
+            };
+            let after = read();
+            write(host);
+            assert_eq!((control(inside), control(after)), (DEFAULT, DEFAULT | setting), "{name}");
+        }
     }
 }
