@@ -8,6 +8,8 @@ mod io;
 mod isa;
 mod layer_norm;
 mod level;
+#[cfg(feature = "ndarray")]
+mod ndarray;
 mod order;
 mod params;
 mod rms_norm;

@@ -116,6 +116,11 @@ impl<'a> RmsNorm<'a> {
         self
     }
 
+    #[cfg(feature = "ndarray")]
+    pub(crate) fn hidden(&self) -> usize {
+        self.hidden
+    }
+
     /// x to y; [`apply`](Self::apply) has the other forms.
     pub fn forward<'t>(&self, x: impl Into<Rows<'t>>, y: impl Into<RowsMut<'t>>) -> Result<(), Error> {
         self.apply(Io::new(x, y))
