@@ -11,9 +11,9 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::element::{Compute, Element};
+use crate::element::{Compute, Element, SliceMut, with_element};
 use crate::isa::Isa;
-use crate::level::Kernel;
+use crate::level::{Kernel, Level};
 use crate::order::{LANES, Row, padded};
 use crate::rows::{In, Out};
 use crate::stats::Stats;
@@ -98,6 +98,10 @@ pub(crate) struct Weight<'a, W>(pub(crate) &'a [W]);
 #[derive(Clone, Copy)]
 pub(crate) struct WeightBias<'a, W>(pub(crate) &'a [W], pub(crate) &'a [W]);
 
+/// A weight for each element, stored as its distance from an offset.
+#[derive(Clone, Copy)]
+pub(crate) struct OffsetWeight<'a, W: Element>(pub(crate) &'a [W], pub(crate) W::Compute);
+
 /// One weight and one bias for the whole row: 1 and -0 where there are none, which change no bit.
 #[derive(Clone, Copy)]
 pub(crate) struct Channel<C>(pub(crate) C, pub(crate) C);
@@ -121,6 +125,18 @@ impl<'a, W: Element> Affine<W::Compute> for Weight<'a, W> {
     #[inline(always)]
     fn apply<S: Isa<W::Compute>>(isa: S, weight: Row<'a, W>, x_hat: S::V, at: usize, n: usize) -> S::V {
         isa.mul(x_hat, weight.read(isa, at, n))
+    }
+}
+
+impl<'a, W: Element> Affine<W::Compute> for OffsetWeight<'a, W> {
+    type Row = (Row<'a, W>, W::Compute);
+    #[inline(always)]
+    fn row(&self, hidden: usize) -> Self::Row {
+        (Row::new(&self.0[..hidden]), self.1)
+    }
+    #[inline(always)]
+    fn apply<S: Isa<W::Compute>>(isa: S, (weight, offset): Self::Row, x_hat: S::V, at: usize, n: usize) -> S::V {
+        isa.mul(x_hat, isa.add(weight.read(isa, at, n), isa.splat(offset)))
     }
 }
 
@@ -148,6 +164,15 @@ impl<C: Compute> Affine<C> for Channel<C> {
     }
 }
 
+/// How a job reaches beyond the nearest caches.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    /// While a block is written, the next one is asked for; this is the end of the rows that there are.
+    pub(crate) end: usize,
+    /// Whether y is written past the caches.
+    pub(crate) past: bool,
+}
+
 /// Writes rows of y from rows of x and their statistics.
 ///
 /// x_hat is rounded to `R` first: the Llama recipe gives x's storage type, the others the compute type.
@@ -160,6 +185,7 @@ where
     rows: Range<usize>,
     stats: &'a [Stats<X::Compute>],
     affine: A,
+    ahead: Option<Ahead>,
     recipe: PhantomData<(H, R)>,
 }
 
@@ -175,7 +201,13 @@ where
         stats: &'a [Stats<X::Compute>],
         affine: A,
     ) -> Self {
-        Apply { x, y, rows, stats, affine, recipe: PhantomData }
+        Apply { x, y, rows, stats, affine, ahead: None, recipe: PhantomData }
+    }
+
+    /// For tensors beyond the nearest caches.
+    pub(crate) fn ahead(mut self, ahead: Option<Ahead>) -> Self {
+        self.ahead = ahead;
+        self
     }
 }
 
@@ -192,16 +224,43 @@ where
 
     #[inline(always)]
     fn eval<S: Isa<C>>(mut self, isa: S) {
+        let block = self.rows.len();
         for (r, stats) in self.rows.clone().zip(self.stats) {
-            let x = self.x.row(r);
-            apply_row::<C, S, H, X, R, Y, A>(isa, x, self.y.row_mut(r), H::splat(isa, stats), self.affine);
+            let (x, splat) = (self.x.row(r), H::splat(isa, stats));
+            if let Some(Ahead { end, past }) = self.ahead {
+                let soon = Some((self.x.row((r + block).min(end - 1)), past));
+                apply_chunks::<C, S, H, X, R, Y, A, true>(isa, x, soon, self.y.row_mut(r), splat, self.affine);
+            } else {
+                apply_row::<C, S, H, X, R, Y, A>(isa, x, self.y.row_mut(r), splat, self.affine);
+            }
         }
     }
 }
 
+/// One row.
 #[inline(always)]
-fn apply_row<C, S, H, X, R, Y, A>(isa: S, x: &[X], y: &mut [Y], splat: H::Splat<S>, affine: A)
+pub(crate) fn apply_row<C, S, H, X, R, Y, A>(isa: S, x: &[X], y: &mut [Y], splat: H::Splat<S>, affine: A)
 where
+    C: Compute,
+    S: Isa<C>,
+    H: Hat<C>,
+    X: Element<Compute = C>,
+    R: Element<Compute = C>,
+    Y: Element<Compute = C>,
+    A: Affine<C>,
+{
+    apply_chunks::<C, S, H, X, R, Y, A, false>(isa, x, None, y, splat, affine);
+}
+
+#[inline(always)]
+fn apply_chunks<C, S, H, X, R, Y, A, const AHEAD: bool>(
+    isa: S,
+    x: &[X],
+    ahead: Option<(&[X], bool)>,
+    y: &mut [Y],
+    splat: H::Splat<S>,
+    affine: A,
+) where
     C: Compute,
     S: Isa<C>,
     H: Hat<C>,
@@ -212,10 +271,19 @@ where
 {
     let affine = affine.row(x.len());
     let (x, x_tail) = x.as_chunks::<LANES>();
+    let (soon, past) = ahead.map_or((x, false), |(soon, past)| (soon.as_chunks::<LANES>().0, past));
     let (y, y_tail) = y.as_chunks_mut::<LANES>();
-    for (at, (x, y)) in x.iter().zip(y).enumerate() {
+    for (at, ((x, soon), y)) in x.iter().zip(soon).zip(y).enumerate() {
         let x_hat = round::<C, S, R>(isa, H::x_hat(isa, splat, X::load(isa, x)));
-        Y::store(isa, A::apply(isa, affine, x_hat, at, LANES), y);
+        let v = A::apply(isa, affine, x_hat, at, LANES);
+        if AHEAD {
+            isa.prefetch(soon);
+        }
+        if AHEAD && past {
+            Y::store_past(isa, v, y);
+        } else {
+            Y::store(isa, v, y);
+        }
     }
     let n = x_tail.len();
     if n > 0 {
@@ -223,6 +291,48 @@ where
         let mut chunk = [Y::default(); LANES];
         Y::store(isa, A::apply(isa, affine, x_hat, x.len(), n), &mut chunk);
         y_tail.copy_from_slice(&chunk[..n]);
+    }
+}
+
+/// `Apply` where y holds x.
+pub(crate) struct ApplyInPlace<'a, H, T: Element, R, A> {
+    pub(crate) y: Out<'a, T>,
+    pub(crate) rows: Range<usize>,
+    pub(crate) stats: &'a [Stats<T::Compute>],
+    pub(crate) affine: A,
+    pub(crate) recipe: PhantomData<(H, R)>,
+}
+
+impl<C, H, T, R, A> Kernel<C> for ApplyInPlace<'_, H, T, R, A>
+where
+    C: Compute,
+    H: Hat<C>,
+    T: Element<Compute = C>,
+    R: Element<Compute = C>,
+    A: Affine<C>,
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<S: Isa<C>>(mut self, isa: S) {
+        for (r, stats) in self.rows.clone().zip(self.stats) {
+            let (row, splat) = (self.y.row_mut(r), H::splat(isa, stats));
+            let affine = self.affine.row(row.len());
+            let (chunks, tail) = row.as_chunks_mut::<LANES>();
+            let mut at = 0;
+            for chunk in chunks {
+                let x_hat = round::<C, S, R>(isa, H::x_hat(isa, splat, T::load(isa, chunk)));
+                T::store(isa, A::apply(isa, affine, x_hat, at, LANES), chunk);
+                at += 1;
+            }
+            let n = tail.len();
+            if n > 0 {
+                let mut chunk = padded(tail);
+                let x_hat = round::<C, S, R>(isa, H::x_hat(isa, splat, T::load(isa, &chunk)));
+                T::store(isa, A::apply(isa, affine, x_hat, at, n), &mut chunk);
+                tail.copy_from_slice(&chunk[..n]);
+            }
+        }
     }
 }
 
@@ -264,34 +374,13 @@ where
     }
 }
 
-/// The residual add: `r = T_r(x + residual)`.
-pub(crate) struct Add<'a, X, Q, R> {
-    pub(crate) x: &'a [X],
-    pub(crate) residual: &'a [Q],
-    pub(crate) r: &'a mut [R],
-}
-
-impl<C, X, Q, R> Kernel<C> for Add<'_, X, Q, R>
-where
-    C: Compute,
-    X: Element<Compute = C>,
-    Q: Element<Compute = C>,
-    R: Element<Compute = C>,
-{
-    type Output = ();
-
-    #[inline(always)]
-    fn eval<S: Isa<C>>(self, isa: S) {
-        let (x, x_tail) = self.x.as_chunks::<LANES>();
-        let (residual, residual_tail) = self.residual.as_chunks::<LANES>();
-        let (r, r_tail) = self.r.as_chunks_mut::<LANES>();
-        for ((x, residual), r) in x.iter().zip(residual).zip(r) {
-            R::store(isa, isa.add(X::load(isa, x), Q::load(isa, residual)), r);
+/// Rounds a tile to the type of `to`, whichever of x's family it is.
+pub(crate) fn narrow_tile<C: Compute>(level: Level, from: &[C], to: SliceMut<'_>) {
+    with_element!(to.dtype(), Y => {
+        if let (Some(x), Some(y)) = (<Y as Element>::Compute::of(&C::slice(from)), Y::of_mut(to)) {
+            <Y as Element>::Compute::enter(level, Convert { x, y });
         }
-        for ((x, residual), r) in x_tail.iter().zip(residual_tail).zip(r_tail) {
-            *r = R::narrow(x.widen() + residual.widen());
-        }
-    }
+    });
 }
 
 /// Copies a stretch past the caches.

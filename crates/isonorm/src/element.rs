@@ -68,6 +68,8 @@ pub trait Element: sealed::Sealed + Copy + Default + PartialEq + Send + Sync + s
     #[doc(hidden)]
     fn store<S: Isa<Self::Compute>>(isa: S, v: S::V, to: &mut [Self; LANES]);
     #[doc(hidden)]
+    fn store_past<S: Isa<Self::Compute>>(isa: S, v: S::V, to: &mut [Self; LANES]);
+    #[doc(hidden)]
     fn slice(slice: &[Self]) -> Slice<'_>;
     #[doc(hidden)]
     fn slice_mut(slice: &mut [Self]) -> SliceMut<'_>;
@@ -122,7 +124,7 @@ pub trait Compute:
 }
 
 macro_rules! element {
-    ($type:ty, $compute:ty, $variant:ident, $widen:expr, $narrow:expr, $load:ident, $store:ident) => {
+    ($type:ty, $compute:ty, $variant:ident, $widen:expr, $narrow:expr, $load:ident, $store:ident, $past:ident) => {
         impl Element for $type {
             type Compute = $compute;
             const DTYPE: DType = DType::$variant;
@@ -142,6 +144,10 @@ macro_rules! element {
             fn store<S: Isa<$compute>>(isa: S, v: S::V, to: &mut [Self; LANES]) {
                 isa.$store(v, to)
             }
+            #[inline(always)]
+            fn store_past<S: Isa<$compute>>(isa: S, v: S::V, to: &mut [Self; LANES]) {
+                isa.$past(v, to)
+            }
             fn slice(slice: &[Self]) -> Slice<'_> {
                 Slice::$variant(slice)
             }
@@ -158,10 +164,10 @@ macro_rules! element {
     };
 }
 
-element!(f32, f32, F32, |x| x, |x| x, load, store);
-element!(f64, f64, F64, |x| x, |x| x, load, store);
-element!(f16, f32, F16, f16::to_f32_const, f16::from_f32_const, load_f16, store_f16);
-element!(bf16, f32, Bf16, bf16::to_f32_const, bf16::from_f32_const, load_bf16, store_bf16);
+element!(f32, f32, F32, |x| x, |x| x, load, store, store_past);
+element!(f64, f64, F64, |x| x, |x| x, load, store, store_past);
+element!(f16, f32, F16, f16::to_f32_const, f16::from_f32_const, load_f16, store_f16, store_past_f16);
+element!(bf16, f32, Bf16, bf16::to_f32_const, bf16::from_f32_const, load_bf16, store_bf16, store_past_bf16);
 
 macro_rules! compute {
     ($type:ident, $variant:ident) => {

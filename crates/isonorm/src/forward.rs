@@ -7,24 +7,34 @@
 //!     y      = apply(row, stats)
 //! ```
 //!
-//! The fast path reads and writes tensors where they are. Whatever differs from it (in place, parameters
-//! or outputs of other types, scaled rows, results past the caches) goes through tiles of [`TILE`] elements.
+//! Rows are read and written where they are. What the kernels cannot read or write in place (rows under the
+//! range rule, parameters or outputs of other types) goes through tiles: `tiles.rs`.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::apply::{Add, Affine, Apply, Convert, Fence, Hat, Plain, ScaledHat, Stream, Weight, WeightBias};
-use crate::element::{Compute, Element, Slice, SliceMut};
+use crate::apply::{
+    Affine, Ahead, Apply, ApplyInPlace, Fence, Hat, OffsetWeight, Plain, Weight, WeightBias,
+};
+use crate::element::{Compute, Element};
 use crate::isa::Isa;
+use crate::isa::float_env::FloatEnv;
 use crate::level::{Kernel, Level};
-use crate::params::{Direct, Params, Recipe, narrow_slice, widen_slice};
-use crate::rows::{AnyIn, AnyOut, In, Out};
+use crate::params::{Direct, Params, Recipe};
+use crate::residual::Residual;
+use crate::rows::{AnyIn, AnyOut, Grid, In, Out, Place, Walk};
 use crate::stats::{Eps, Stats, largest};
 use crate::threads::Job;
+use crate::tiles;
 
-/// Elements of a tile: a few of them, of any type, fit the nearest cache.
-const TILE: usize = 1024;
 /// Rows of a block at most.
 const BLOCK: usize = 16;
+/// Bytes of an output from which the nearest caches do not hold the tensors of a call.
+const FAR: usize = 256 << 10;
+/// Bytes of an output from which it is written past the caches.
+const PAST: usize = 16 << 20;
+/// Elements of r that are kept near while r itself goes past the caches.
+const NEAR: usize = 8 << 10;
 /// Bytes of a block: half of a small first-level cache.
 const BLOCK_BYTES: usize = 16 << 10;
 
@@ -32,6 +42,8 @@ const BLOCK_BYTES: usize = 16 << 10;
 pub(crate) trait RowNorm: Copy + Send + Sync {
     /// From x to x_hat.
     type Hat<C: Compute>: Hat<C>;
+    /// Whether it has the Llama recipe, and weights stored as distances from an offset: RMSNorm alone.
+    const OF_LANGUAGE_MODELS: bool;
     /// The statistics of `row` times `scale` but for `inv`, and whether a sum left the range.
     fn measure<C, S, T, const SCALED: bool>(isa: S, row: &[T], scale: C) -> (Stats<C>, bool)
     where
@@ -50,8 +62,29 @@ pub(crate) struct Task<'a, C> {
     pub(crate) eps: Eps<C>,
     pub(crate) params: Params<'a>,
     pub(crate) recipe: Recipe,
-    /// Whether y is written past the caches.
-    pub(crate) stream: bool,
+    pub(crate) reach: Reach,
+}
+
+/// How far a call's tensors reach into the memory of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// They fit the nearest caches.
+    Near,
+    /// They do not: the next rows are asked for while the present ones are written.
+    Far,
+    /// They exceed the last cache: y is written past it, which spares reading what is overwritten.
+    Past,
+}
+
+impl Reach {
+    /// Of a call whose output has `bytes` bytes.
+    pub(crate) fn of(bytes: usize) -> Self {
+        match bytes {
+            0..FAR => Reach::Near,
+            FAR..PAST => Reach::Far,
+            _ => Reach::Past,
+        }
+    }
 }
 
 /// Rows to be normalized, from `start` on. `T` is the storage type of the norm's input: x's, or r's.
@@ -64,14 +97,7 @@ pub(crate) struct RowsJob<'a, N, T: Element> {
     pub(crate) y: AnyOut<'a>,
     pub(crate) residual: Option<Residual<'a>>,
     pub(crate) stats: Option<Out<'a, Stats<T::Compute>>>,
-    pub(crate) element: std::marker::PhantomData<T>,
-}
-
-/// The fused add.
-pub(crate) struct Residual<'a> {
-    /// `None`: the residual is what r holds.
-    pub(crate) residual: Option<AnyIn<'a>>,
-    pub(crate) r: AnyOut<'a>,
+    pub(crate) element: PhantomData<T>,
 }
 
 impl<N: RowNorm, T: Element> RowsJob<'_, N, T> {
@@ -114,102 +140,63 @@ impl<N: RowNorm, T: Element> Job for RowsJob<'_, N, T> {
     }
 
     fn run(&mut self) {
-        let _env = crate::isa::float_env::FloatEnv::standard();
-        let row_bytes = (self.task.hidden * size_of::<T>()).max(1);
-        let block = (BLOCK_BYTES / row_bytes).clamp(1, BLOCK);
-        let mut at = self.rows.start;
-        while at < self.rows.end {
-            let rows = at..(at + block).min(self.rows.end);
-            self.block(rows.clone());
-            at = rows.end;
+        let _env = FloatEnv::standard();
+        if self.task.reach == Reach::Past && self.residual.is_some() && self.task.hidden <= NEAR {
+            let mut near = [T::default(); NEAR];
+            self.blocks(&mut near);
+        } else {
+            self.blocks(&mut []);
         }
-        if self.task.stream {
+        if self.task.reach == Reach::Past {
             T::Compute::enter(self.task.level, Fence);
         }
     }
 }
 
 impl<N: RowNorm, T: Element> RowsJob<'_, N, T> {
-    fn block(&mut self, rows: Range<usize>) {
-        if self.residual.is_some() {
-            rows.clone().for_each(|row| self.add(row));
+    fn blocks(&mut self, near: &mut [T]) {
+        let row_bytes = (self.task.hidden * size_of::<T>()).max(1);
+        let block = (BLOCK_BYTES / row_bytes).clamp(1, BLOCK);
+        let mut at = self.rows.start;
+        while at < self.rows.end {
+            let rows = at..(at + block).min(self.rows.end);
+            at = rows.end;
+            self.block(rows, near);
         }
+    }
+
+    /// `near` has room for the block's rows of r, or none.
+    fn block(&mut self, rows: Range<usize>, near: &mut [T]) {
+        let (task, end) = (self.task, self.rows.end);
+        let mut is_near = false;
+        if let Some(residual) = &mut self.residual {
+            let x = self.x.unwrap_or(self.y.as_in());
+            is_near = !near.is_empty() && residual.add_past(task.level, (rows.clone(), end), x, near);
+            if !is_near {
+                rows.clone().for_each(|row| residual.add_row::<T>(task, row, x));
+            }
+        }
+        let (grid, walk) = (Grid::of(end), Walk::contiguous(task.hidden));
+        let place = Place { grid: &grid, walk: &walk, hidden: task.hidden };
+        let input = match (&self.residual, self.x) {
+            (Some(residual), _) => Some(residual.r.as_in()),
+            (None, x) => x,
+        };
+        let near = is_near.then(|| In::block(&*near, rows.start * task.hidden, place));
+        let x = near.or_else(|| input.and_then(|x| x.of::<T>()));
         let mut stats = [Stats::default(); BLOCK];
         let stats = &mut stats[..rows.len()];
-        let Some(x) = self.input().of::<T>() else { return };
-        let scaled = measure_rows::<N, T>(self.task, x, rows.clone(), stats);
+        let Some(measured) = x.or_else(|| self.y.as_in().of::<T>()) else { return };
+        let scaled = measure_rows::<N, T>(task, measured, rows.clone(), stats);
         if let Some(saved) = &mut self.stats {
             rows.clone().zip(stats.iter()).for_each(|(row, stats)| saved.row_mut(row)[0] = *stats);
         }
-        let separate = self.x.is_some() || self.residual.is_some();
-        if separate && !scaled && !self.task.stream && self.apply_directly(rows.clone(), stats) {
-            return;
+        if let (false, Some(params), Some(y)) = (scaled, task.params.direct::<T>(), self.y.of::<T>()) {
+            let end = if is_near { rows.end } else { end };
+            return Block { task, x, y, rows, stats, end }.apply::<N>(params);
         }
         for (row, stats) in rows.zip(stats.iter()) {
-            self.apply_in_tiles(row, *stats);
-        }
-    }
-
-    /// What the norm reads.
-    fn input(&self) -> AnyIn<'_> {
-        match (&self.residual, self.x) {
-            (Some(residual), _) => residual.r.as_in(),
-            (None, Some(x)) => x,
-            (None, None) => self.y.as_in(),
-        }
-    }
-
-    /// One `Apply` over the block, where nothing stands in its way.
-    fn apply_directly(&mut self, rows: Range<usize>, stats: &[Stats<T::Compute>]) -> bool {
-        let Some(params) = self.task.params.direct::<T>() else { return false };
-        let x = match (&self.residual, self.x) {
-            (Some(residual), _) => residual.r.as_in(),
-            (None, Some(x)) => x,
-            (None, None) => return false,
-        };
-        let (Some(x), Some(y)) = (x.of::<T>(), self.y.of::<T>()) else { return false };
-        apply_rows::<N, T>(self.task, x, y, rows, stats, params);
-        true
-    }
-
-    fn apply_in_tiles(&mut self, row: usize, stats: Stats<T::Compute>) {
-        let hidden = self.task.hidden;
-        let mut start = 0;
-        while start < hidden {
-            let columns = start..(start + TILE).min(hidden);
-            start = columns.end;
-            let mut x = [T::default(); TILE];
-            let x = &mut x[..columns.len()];
-            let Some(from) = T::of(&self.input().row(row, columns.clone())) else { return };
-            x.copy_from_slice(from);
-            let y = self.y.row(row, columns.clone());
-            apply_tile::<N, T>(self.task, x, y, columns.start, stats);
-        }
-    }
-
-    /// `r = T_r(x + residual)` for one row.
-    fn add(&mut self, row: usize) {
-        let Some(Residual { residual, r }) = &mut self.residual else { return };
-        let hidden = self.task.hidden;
-        let x = self.x.unwrap_or(self.y.as_in());
-        let mut start = 0;
-        while start < hidden {
-            let columns = start..(start + TILE).min(hidden);
-            start = columns.end;
-            let x = x.row(row, columns.clone());
-            match residual {
-                Some(residual) => {
-                    add_tile::<T>(self.task.level, x, residual.row(row, columns.clone()), r.row(row, columns));
-                }
-                None => {
-                    let mut own = [T::default(); TILE];
-                    let own = &mut own[..columns.len()];
-                    if let Some(from) = T::of(&r.as_in().row(row, columns.clone())) {
-                        own.copy_from_slice(from);
-                    }
-                    add_tile::<T>(self.task.level, x, T::slice(own), r.row(row, columns));
-                }
-            }
+            tiles::apply_row::<T>(task, row, input, &mut self.y, *stats);
         }
     }
 }
@@ -221,7 +208,7 @@ fn measure_rows<N: RowNorm, T: Element>(
     rows: Range<usize>,
     stats: &mut [Stats<T::Compute>],
 ) -> bool {
-    let measure = Measure::<N, T> { x, rows: rows.clone(), task, stats, norm: std::marker::PhantomData };
+    let measure = Measure::<N, T> { x, rows: rows.clone(), task, stats, norm: PhantomData };
     if !T::Compute::enter(task.level, measure) {
         return false;
     }
@@ -233,7 +220,7 @@ fn measure_rows<N: RowNorm, T: Element>(
         stats.scale = task.eps.scale(largest(row));
         if stats.is_scaled() {
             let scale = stats.scale;
-            let again = MeasureScaled::<N, T> { row, scale, norm: std::marker::PhantomData };
+            let again = MeasureScaled::<N, T> { row, scale, norm: PhantomData };
             *stats = T::Compute::enter(task.level, again);
             stats.inv = task.eps.scaled(scale).inverse_root(stats.var);
         }
@@ -247,7 +234,7 @@ struct Measure<'a, N, T: Element> {
     rows: Range<usize>,
     task: &'a Task<'a, T::Compute>,
     stats: &'a mut [Stats<T::Compute>],
-    norm: std::marker::PhantomData<N>,
+    norm: PhantomData<N>,
 }
 
 impl<C: Compute, N: RowNorm, T: Element<Compute = C>> Kernel<C> for Measure<'_, N, T> {
@@ -273,7 +260,7 @@ impl<C: Compute, N: RowNorm, T: Element<Compute = C>> Kernel<C> for Measure<'_, 
 struct MeasureScaled<'a, N, T: Element> {
     row: &'a [T],
     scale: T::Compute,
-    norm: std::marker::PhantomData<N>,
+    norm: PhantomData<N>,
 }
 
 impl<C: Compute, N: RowNorm, T: Element<Compute = C>> Kernel<C> for MeasureScaled<'_, N, T> {
@@ -287,129 +274,56 @@ impl<C: Compute, N: RowNorm, T: Element<Compute = C>> Kernel<C> for MeasureScale
     }
 }
 
-/// `Apply` with the parameters where they are.
-fn apply_rows<N: RowNorm, T: Element>(
-    task: &Task<'_, T::Compute>,
-    x: In<'_, T>,
-    y: Out<'_, T>,
+/// A block whose statistics are known.
+struct Block<'a, T: Element> {
+    task: &'a Task<'a, T::Compute>,
+    /// `None`: y holds x.
+    x: Option<In<'a, T>>,
+    y: Out<'a, T>,
     rows: Range<usize>,
-    stats: &[Stats<T::Compute>],
-    params: Direct<'_, T>,
-) {
-    match params {
-        Direct::None => apply_affine::<N, T, _>(task, x, y, rows, stats, Plain),
-        Direct::Weight(weight) => apply_affine::<N, T, _>(task, x, y, rows, stats, Weight(weight)),
-        Direct::WideWeight(weight) => apply_affine::<N, T, _>(task, x, y, rows, stats, Weight(weight)),
-        Direct::WeightBias(weight, bias) => {
-            apply_affine::<N, T, _>(task, x, y, rows, stats, WeightBias(weight, bias));
-        }
-        Direct::WideWeightBias(weight, bias) => {
-            apply_affine::<N, T, _>(task, x, y, rows, stats, WeightBias(weight, bias));
-        }
-    }
+    stats: &'a [Stats<T::Compute>],
+    /// The end of the job's rows.
+    end: usize,
 }
 
-fn apply_affine<N: RowNorm, T: Element, A: Affine<T::Compute>>(
-    task: &Task<'_, T::Compute>,
-    x: In<'_, T>,
-    y: Out<'_, T>,
-    rows: Range<usize>,
-    stats: &[Stats<T::Compute>],
-    affine: A,
-) {
-    type Hatted<N, T> = <N as RowNorm>::Hat<<T as Element>::Compute>;
-    match task.recipe {
-        Recipe::Torch => {
-            let apply = Apply::<Hatted<N, T>, T, T::Compute, T, A>::new(x, y, rows, stats, affine);
-            T::Compute::enter(task.level, apply);
-        }
-        Recipe::Llama => {
-            let apply = Apply::<Hatted<N, T>, T, T, T, A>::new(x, y, rows, stats, affine);
-            T::Compute::enter(task.level, apply);
+impl<T: Element> Block<'_, T> {
+    fn apply<N: RowNorm>(self, params: Direct<'_, T>) {
+        match params {
+            Direct::None => self.recipe::<N, _>(Plain),
+            Direct::Weight(weight) => self.recipe::<N, _>(Weight(weight)),
+            Direct::WideWeight(weight) => self.recipe::<N, _>(Weight(weight)),
+            Direct::OffsetWeight(weight, offset) => self.recipe::<N, _>(OffsetWeight(weight, offset)),
+            Direct::WeightBias(weight, bias) => self.recipe::<N, _>(WeightBias(weight, bias)),
+            Direct::WideWeightBias(weight, bias) => self.recipe::<N, _>(WeightBias(weight, bias)),
         }
     }
-}
 
-/// One tile of one row: x is its own copy, y where it belongs, which begins at column `start`.
-fn apply_tile<N: RowNorm, T: Element>(
-    task: &Task<'_, T::Compute>,
-    x: &[T],
-    mut y: SliceMut<'_>,
-    start: usize,
-    stats: Stats<T::Compute>,
-) {
-    let columns = start..start + x.len();
-    if !stats.is_scaled() && y.dtype() == T::DTYPE {
-        let mut weight = [T::Compute::ZERO; TILE];
-        let mut bias = [T::Compute::ZERO; TILE];
-        let params = match task.params.direct::<T>() {
-            Some(params) => params.columns(columns),
+    fn recipe<N: RowNorm, A: Affine<T::Compute>>(self, affine: A) {
+        if N::OF_LANGUAGE_MODELS && self.task.recipe == Recipe::Llama {
+            self.enter::<N::Hat<T::Compute>, T, A>(affine);
+        } else {
+            self.enter::<N::Hat<T::Compute>, T::Compute, A>(affine);
+        }
+    }
+
+    fn enter<H, R, A>(self, affine: A)
+    where
+        H: Hat<T::Compute>,
+        R: Element<Compute = T::Compute>,
+        A: Affine<T::Compute>,
+    {
+        let Block { task, x, y, rows, stats, end } = self;
+        match x {
+            Some(x) => {
+                let ahead = Ahead { end, past: task.reach == Reach::Past };
+                let ahead = (task.reach != Reach::Near).then_some(ahead);
+                let apply = Apply::<H, T, R, T, A>::new(x, y, rows, stats, affine).ahead(ahead);
+                T::Compute::enter(task.level, apply);
+            }
             None => {
-                let (weight, bias) = (&mut weight[..x.len()], &mut bias[..x.len()]);
-                task.params.widen(start, weight, bias);
-                Direct::WideWeightBias(weight, bias)
+                let apply = ApplyInPlace::<H, T, R, A> { y, rows, stats, affine, recipe: PhantomData };
+                T::Compute::enter(task.level, apply);
             }
-        };
-        if !task.stream {
-            if let Some(y) = T::of_mut(y.reborrow()) {
-                apply_rows::<N, T>(task, In::one(x), Out::one(y), 0..1, &[stats], params);
-            }
-            return;
-        }
-        let mut tile = [T::default(); TILE];
-        let tile = &mut tile[..x.len()];
-        apply_rows::<N, T>(task, In::one(x), Out::one(tile), 0..1, &[stats], params);
-        if let Some(y) = T::of_mut(y) {
-            T::Compute::enter(task.level, Stream { from: tile, to: y });
-        }
-        return;
-    }
-    apply_tile_widened::<T>(task, x, y, start, stats);
-}
-
-/// A tile of a scaled row, or of a y of another type than x: everything in the compute type.
-fn apply_tile_widened<T: Element>(
-    task: &Task<'_, T::Compute>,
-    x: &[T],
-    y: SliceMut<'_>,
-    start: usize,
-    stats: Stats<T::Compute>,
-) {
-    let n = x.len();
-    let [mut wide, mut weight, mut bias, mut out] = [[T::Compute::ZERO; TILE]; 4];
-    let (wide, weight, bias, out) = (&mut wide[..n], &mut weight[..n], &mut bias[..n], &mut out[..n]);
-    T::Compute::enter(task.level, Convert { x, y: &mut *wide });
-    task.params.widen(start, weight, bias);
-    let (x, y_wide) = (In::one(&*wide), Out::one(&mut *out));
-    let affine = WeightBias(&*weight, &*bias);
-    match task.recipe {
-        Recipe::Torch => {
-            let apply = Apply::<ScaledHat, _, T::Compute, T::Compute, _>::new(x, y_wide, 0..1, std::slice::from_ref(&stats), affine);
-            T::Compute::enter(task.level, apply);
-        }
-        Recipe::Llama => {
-            let apply = Apply::<ScaledHat, _, T, T::Compute, _>::new(x, y_wide, 0..1, std::slice::from_ref(&stats), affine);
-            T::Compute::enter(task.level, apply);
         }
     }
-    store_tile(task.level, out, y);
-}
-
-/// Rounds a tile to y's type.
-fn store_tile<C: Compute>(level: Level, from: &[C], to: SliceMut<'_>) {
-    let _ = level;
-    narrow_slice(from, to);
-}
-
-/// The residual add of one tile, whatever the types; the same types stay in registers.
-fn add_tile<T: Element>(level: Level, x: Slice<'_>, residual: Slice<'_>, r: SliceMut<'_>) {
-    let Some(r) = T::of_mut(r) else { return };
-    if let (Some(x), Some(residual)) = (T::of(&x), T::of(&residual)) {
-        return T::Compute::enter(level, Add { x, residual, r });
-    }
-    let [mut a, mut b] = [[T::Compute::ZERO; TILE]; 2];
-    let (a, b) = (&mut a[..r.len()], &mut b[..r.len()]);
-    widen_slice(x, a);
-    widen_slice(residual, b);
-    T::Compute::enter(level, Add { x: &*a, residual: &*b, r });
 }

@@ -4,8 +4,9 @@ use std::marker::PhantomData;
 
 use crate::element::{Compute, DType, Element, with_element};
 use crate::error::Error;
-use crate::forward::{Residual, RowNorm, RowsJob, Task};
+use crate::forward::{Reach, RowNorm, RowsJob, Task};
 use crate::params::{Params, Recipe, check_type};
+use crate::residual::Residual;
 use crate::rows::{AnyIn, AnyOut, Grid, Out, Place, Rows, RowsMut, Tensor, Walk, arrange};
 use crate::stats::{EpsOption, Stats};
 use crate::threads::{self, Cpu};
@@ -187,7 +188,7 @@ impl<N: RowNorm> Call<'_, N> {
             eps,
             params: self.params,
             recipe: self.recipe,
-            stream: io.x.is_some() && threads::is_beyond_the_caches(bytes),
+            reach: Reach::of(bytes),
         };
         let place = |i: usize| Place { grid: &walks.grid, walk: &walks.each[i], hidden };
         let residual = io.residual.zip(io.r).map(|(residual, r)| Residual {

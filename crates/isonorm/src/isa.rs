@@ -76,6 +76,24 @@ pub trait Isa<C: Compute>: Copy {
         self.store(v, &mut wide);
         *to = wide.map(|x| bf16::from_f32_const(x.to_f32()));
     }
+    /// As `store`, past the caches where the set can and `to` is aligned for it.
+    #[inline(always)]
+    fn store_past(self, v: Self::V, to: &mut [C; LANES]) {
+        self.store(v, to);
+    }
+    /// As `store_f16`, past the caches.
+    #[inline(always)]
+    fn store_past_f16(self, v: Self::V, to: &mut [f16; LANES]) {
+        self.store_f16(v, to);
+    }
+    /// As `store_bf16`, past the caches.
+    #[inline(always)]
+    fn store_past_bf16(self, v: Self::V, to: &mut [bf16; LANES]) {
+        self.store_bf16(v, to);
+    }
+    /// Asks for a chunk that will be read soon.
+    #[inline(always)]
+    fn prefetch<T>(self, _soon: &[T; LANES]) {}
     /// Copies `from` to `to` past the caches where the set can, for results larger than the caches.
     #[inline(always)]
     fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {

@@ -117,6 +117,7 @@ pub(crate) struct Layer;
 
 impl RowNorm for Layer {
     type Hat<C: Compute> = CenteredHat;
+    const OF_LANGUAGE_MODELS: bool = false;
 
     #[inline(always)]
     fn measure<C, S, T, const SCALED: bool>(isa: S, row: &[T], scale: C) -> (Stats<C>, bool)

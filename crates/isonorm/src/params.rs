@@ -44,8 +44,12 @@ impl<'a> Params<'a> {
     /// The parameters as a kernel of x stored as `T` can read them in place, or `None` where they have to
     /// be widened first.
     pub(crate) fn direct<T: Element>(&self) -> Option<Direct<'a, T>> {
-        if T::Compute::from_f64(self.offset) != T::Compute::ZERO {
-            return None;
+        let offset = T::Compute::from_f64(self.offset);
+        if offset != T::Compute::ZERO {
+            return match (self.weight, self.bias) {
+                (Some(weight), None) => Some(Direct::OffsetWeight(T::of(&weight)?, offset)),
+                _ => None,
+            };
         }
         match (self.weight, self.bias) {
             (None, None) => Some(Direct::None),
@@ -106,23 +110,9 @@ pub(crate) enum Direct<'a, T: Element> {
     None,
     Weight(&'a [T]),
     WideWeight(&'a [T::Compute]),
+    OffsetWeight(&'a [T], T::Compute),
     WeightBias(&'a [T], &'a [T]),
     WideWeightBias(&'a [T::Compute], &'a [T::Compute]),
-}
-
-impl<'a, T: Element> Direct<'a, T> {
-    /// The parameters of some columns.
-    pub(crate) fn columns(self, columns: std::ops::Range<usize>) -> Direct<'a, T> {
-        match self {
-            Direct::None => Direct::None,
-            Direct::Weight(weight) => Direct::Weight(&weight[columns]),
-            Direct::WideWeight(weight) => Direct::WideWeight(&weight[columns]),
-            Direct::WeightBias(weight, bias) => Direct::WeightBias(&weight[columns.clone()], &bias[columns]),
-            Direct::WideWeightBias(weight, bias) => {
-                Direct::WideWeightBias(&weight[columns.clone()], &bias[columns])
-            }
-        }
-    }
 }
 
 /// Copies `from` to `to`, exactly. An f64 goes to f64 alone, which `check_param` has seen to.
@@ -144,8 +134,48 @@ pub(crate) fn narrow_slice<C: Compute>(from: &[C], to: SliceMut<'_>) {
     with_element!(to.dtype(), E => {
         if let Some(to) = E::of_mut(to) {
             for (to, from) in to.iter_mut().zip(from) {
-                *to = E::narrow(<E as Element>::Compute::from_f64(from.to_f64()));
+                *to = narrow_once::<E>(from.to_f64());
             }
         }
     });
+}
+
+/// The nearest `E` to `value`: from f64 to f16 or bf16 by way of an f32 rounded to odd, which keeps whether
+/// the value lies above, below or on a halfway point.
+fn narrow_once<E: Element>(value: f64) -> E {
+    if E::DTYPE.size() >= size_of::<f32>() {
+        return E::narrow(E::Compute::from_f64(value));
+    }
+    let near = value as f32;
+    let toward_zero = if f64::from(near).abs() > value.abs() { f32::from_bits(near.to_bits() - 1) } else { near };
+    let is_exact = f64::from(near) == value || value.is_nan();
+    let odd = if is_exact { near } else { f32::from_bits(toward_zero.to_bits() | 1) };
+    E::narrow(E::Compute::from_f32(odd))
+}
+
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+
+    use super::*;
+
+    #[test]
+    fn an_f64_goes_to_a_half_type_in_one_rounding() {
+        let above = f64::EPSILON * 4.0;
+        for (value, bits) in [
+            (1.0 + 1.0 / 256.0, 0x3F80), // halfway, to even
+            (1.0 + 1.0 / 256.0 + above, 0x3F81),
+            (-1.0 - 3.0 / 256.0 + above, 0xBF81),
+            (f64::MAX, 0x7F80),
+            (f64::MIN_POSITIVE, 0),
+            (f64::NEG_INFINITY, 0xFF80),
+            (1e-39, 0x000B),
+        ] {
+            assert_eq!(narrow_once::<bf16>(value).to_bits(), bits, "{value:e}");
+        }
+        assert_eq!(narrow_once::<f16>(1.0 + 1.0 / 2048.0).to_bits(), 0x3C00);
+        assert_eq!(narrow_once::<f16>(1.0 + 1.0 / 2048.0 + above).to_bits(), 0x3C01);
+        assert_eq!(narrow_once::<f16>(65520.0 - 1e-9).to_bits(), 0x7BFF);
+        assert!(narrow_once::<bf16>(f64::NAN).is_nan());
+    }
 }

@@ -143,6 +143,7 @@ struct Rms;
 
 impl RowNorm for Rms {
     type Hat<C: Compute> = RmsHat;
+    const OF_LANGUAGE_MODELS: bool = true;
 
     #[inline(always)]
     fn measure<C, S, T, const SCALED: bool>(isa: S, row: &[T], scale: C) -> (Stats<C>, bool)

@@ -160,6 +160,32 @@ impl Isa<f32> for Avx2 {
         }
     }
     #[inline(always)]
+    fn store_past(self, v: Self::V, to: &mut [f32; LANES]) {
+        if !is_aligned(to) {
+            return self.store(v, to);
+        }
+        let (quarters, _) = to.as_chunks_mut::<8>();
+        for i in 0..4 {
+            op!(_mm256_stream_ps(quarters[i].as_mut_ptr(), v[i]));
+        }
+    }
+    #[inline(always)]
+    fn store_past_f16(self, v: Self::V, to: &mut [f16; LANES]) {
+        let mut words = [f16::ZERO; LANES];
+        Isa::<f32>::store_f16(self, v, &mut words);
+        store_words_past(&words, to);
+    }
+    #[inline(always)]
+    fn store_past_bf16(self, v: Self::V, to: &mut [bf16; LANES]) {
+        let mut words = [bf16::ZERO; LANES];
+        Isa::<f32>::store_bf16(self, v, &mut words);
+        store_words_past(&words, to);
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, soon: &[T; LANES]) {
+        prefetch(soon);
+    }
+    #[inline(always)]
     fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {
         stream(from, to);
     }
@@ -236,6 +262,20 @@ impl Isa<f64> for Avx2 {
         }
     }
     #[inline(always)]
+    fn store_past(self, v: Self::V, to: &mut [f64; LANES]) {
+        if !is_aligned(to) {
+            return self.store(v, to);
+        }
+        let (eighths, _) = to.as_chunks_mut::<4>();
+        for i in 0..8 {
+            op!(_mm256_stream_pd(eighths[i].as_mut_ptr(), v[i]));
+        }
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, soon: &[T; LANES]) {
+        prefetch(soon);
+    }
+    #[inline(always)]
     fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {
         stream(from, to);
     }
@@ -254,6 +294,34 @@ fn round_bf16(v: __m256) -> __m256i {
     let quiet = op!(_mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000)));
     let nan = op!(_mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v)));
     op!(_mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan)))
+}
+
+/// Whether a chunk lies on whole cache lines, as stores past the caches want it.
+#[inline(always)]
+fn is_aligned<T>(chunk: &[T; LANES]) -> bool {
+    chunk.as_ptr().addr().is_multiple_of(64)
+}
+
+/// 32 elements of two bytes, past the caches where `to` is aligned.
+#[inline(always)]
+fn store_words_past<T: Copy>(from: &[T; LANES], to: &mut [T; LANES]) {
+    if size_of::<T>() != 2 || !is_aligned(to) {
+        *to = *from;
+        return;
+    }
+    for half in [0, 16] {
+        let words = op!(_mm256_loadu_si256(from[half..].as_ptr().cast()));
+        op!(_mm256_stream_si256(to[half..].as_mut_ptr().cast(), words));
+    }
+}
+
+#[inline(always)]
+fn prefetch<T>(soon: &[T; LANES]) {
+    let mut at = 0;
+    while at < size_of::<[T; LANES]>() {
+        op!(_mm_prefetch::<_MM_HINT_T0>(soon.as_ptr().cast::<i8>().wrapping_add(at)));
+        at += 64;
+    }
 }
 
 #[inline(always)]

@@ -147,6 +147,31 @@ impl Isa<f32> for Avx512 {
         op!(_mm512_storeu_si512(to.as_mut_ptr().cast(), words));
     }
     #[inline(always)]
+    fn store_past(self, v: Self::V, to: &mut [f32; LANES]) {
+        if !is_aligned(to) {
+            return self.store(v, to);
+        }
+        let (halves, _) = to.as_chunks_mut::<16>();
+        op!(_mm512_stream_ps(halves[0].as_mut_ptr(), v[0]));
+        op!(_mm512_stream_ps(halves[1].as_mut_ptr(), v[1]));
+    }
+    #[inline(always)]
+    fn store_past_f16(self, v: Self::V, to: &mut [f16; LANES]) {
+        let mut words = [f16::ZERO; LANES];
+        Isa::<f32>::store_f16(self, v, &mut words);
+        store_words_past(&words, to);
+    }
+    #[inline(always)]
+    fn store_past_bf16(self, v: Self::V, to: &mut [bf16; LANES]) {
+        let mut words = [bf16::ZERO; LANES];
+        Isa::<f32>::store_bf16(self, v, &mut words);
+        store_words_past(&words, to);
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, soon: &[T; LANES]) {
+        prefetch(soon);
+    }
+    #[inline(always)]
     fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {
         stream(from, to);
     }
@@ -215,6 +240,20 @@ impl Isa<f64> for Avx512 {
         }
     }
     #[inline(always)]
+    fn store_past(self, v: Self::V, to: &mut [f64; LANES]) {
+        if !is_aligned(to) {
+            return self.store(v, to);
+        }
+        let (quarters, _) = to.as_chunks_mut::<8>();
+        for i in 0..4 {
+            op!(_mm512_stream_pd(quarters[i].as_mut_ptr(), v[i]));
+        }
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, soon: &[T; LANES]) {
+        prefetch(soon);
+    }
+    #[inline(always)]
     fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {
         stream(from, to);
     }
@@ -256,6 +295,32 @@ fn round_bf16(v: __m512) -> __m512i {
     let rounded = op!(_mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd));
     let nan = op!(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v));
     op!(_mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x0040_0000)))
+}
+
+/// Whether a chunk lies on whole cache lines, as stores past the caches want it.
+#[inline(always)]
+fn is_aligned<T>(chunk: &[T; LANES]) -> bool {
+    chunk.as_ptr().addr().is_multiple_of(64)
+}
+
+/// 32 elements of two bytes, past the caches where `to` is aligned.
+#[inline(always)]
+fn store_words_past<T: Copy>(from: &[T; LANES], to: &mut [T; LANES]) {
+    if size_of::<T>() != 2 || !is_aligned(to) {
+        *to = *from;
+        return;
+    }
+    let words = op!(_mm512_loadu_si512(from.as_ptr().cast()));
+    op!(_mm512_stream_si512(to.as_mut_ptr().cast(), words));
+}
+
+#[inline(always)]
+fn prefetch<T>(soon: &[T; LANES]) {
+    let mut at = 0;
+    while at < size_of::<[T; LANES]>() {
+        op!(_mm_prefetch::<_MM_HINT_T0>(soon.as_ptr().cast::<i8>().wrapping_add(at)));
+        at += 64;
+    }
 }
 
 #[inline(always)]

@@ -1,0 +1,156 @@
+//! The residual add in front of a norm: `r = T_r(x + residual)`, kept, and then normalized.
+
+use std::ops::Range;
+
+use arrayvec::ArrayVec;
+
+use crate::apply::Convert;
+use crate::element::{Compute, Element, Slice, SliceMut};
+use crate::forward::Task;
+use crate::isa::Isa;
+use crate::level::{Kernel, Level};
+use crate::order::LANES;
+use crate::params::widen_slice;
+use crate::rows::{AnyIn, AnyOut, In, Out};
+use crate::tiles::{TILE, tiles};
+
+/// The fused add.
+pub(crate) struct Residual<'a> {
+    /// `None`: the residual is what r holds.
+    pub(crate) residual: Option<AnyIn<'a>>,
+    pub(crate) r: AnyOut<'a>,
+}
+
+impl Residual<'_> {
+    /// One row of r.
+    pub(crate) fn add_row<T: Element>(&mut self, task: &Task<'_, T::Compute>, row: usize, x: AnyIn<'_>) {
+        for columns in tiles(task.hidden) {
+            let x = x.row(row, columns.clone());
+            if let Some(residual) = &self.residual {
+                let residual = residual.row(row, columns.clone());
+                add_tile::<T>(task.level, x, residual, self.r.row(row, columns));
+                continue;
+            }
+            let mut own = ArrayVec::<T, TILE>::new();
+            if let Some(from) = T::of(&self.r.as_in().row(row, columns.clone())) {
+                own.extend(from.iter().copied());
+            }
+            add_tile::<T>(task.level, x, T::slice(&own), self.r.row(row, columns));
+        }
+    }
+
+    /// Rows of r past the caches and into `near`, from which they are normalized, where all types are r's.
+    pub(crate) fn add_past<T: Element>(
+        &mut self,
+        level: Level,
+        (rows, end): (Range<usize>, usize),
+        x: AnyIn<'_>,
+        near: &mut [T],
+    ) -> bool {
+        let (Some(x), Some(residual)) = (x.of::<T>(), self.residual.and_then(|residual| residual.of::<T>())) else {
+            return false;
+        };
+        let Some(r) = self.r.of::<T>() else { return false };
+        T::Compute::enter(level, AddPast { x, residual, r, near, rows, end });
+        true
+    }
+}
+
+/// Tensors of r's type are added as they are; others are widened first.
+fn add_tile<T: Element>(level: Level, x: Slice<'_>, residual: Slice<'_>, r: SliceMut<'_>) {
+    let Some(r) = T::of_mut(r) else { return };
+    if let (Some(x), Some(residual)) = (T::of(&x), T::of(&residual)) {
+        return T::Compute::enter(level, Add { x, residual, r });
+    }
+    let [mut a, mut b] = [[T::Compute::ZERO; TILE]; 2];
+    let (a, b) = (&mut a[..r.len()], &mut b[..r.len()]);
+    widen_any::<T::Compute>(level, x, a);
+    widen_any::<T::Compute>(level, residual, b);
+    T::Compute::enter(level, Add { x: &*a, residual: &*b, r });
+}
+
+/// `from` in the compute type.
+fn widen_any<C: Compute>(level: Level, from: Slice<'_>, to: &mut [C]) {
+    match (C::of(&from), &from) {
+        (None, Slice::Bf16(x)) if C::DTYPE == crate::DType::F32 => {
+            if let Some(y) = f32::of_mut(C::slice_mut(to)) {
+                f32::enter(level, Convert { x: *x, y });
+            }
+        }
+        _ => widen_slice(from, to),
+    }
+}
+
+/// One stretch of one row.
+struct Add<'a, X, R> {
+    x: &'a [X],
+    residual: &'a [X],
+    r: &'a mut [R],
+}
+
+impl<C, X, R> Kernel<C> for Add<'_, X, R>
+where
+    C: Compute,
+    X: Element<Compute = C>,
+    R: Element<Compute = C>,
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<S: Isa<C>>(self, isa: S) {
+        let (x, x_tail) = self.x.as_chunks::<LANES>();
+        let (residual, residual_tail) = self.residual.as_chunks::<LANES>();
+        let (r, r_tail) = self.r.as_chunks_mut::<LANES>();
+        for ((x, residual), r) in x.iter().zip(residual).zip(r) {
+            R::store(isa, isa.add(X::load(isa, x), X::load(isa, residual)), r);
+        }
+        add_tail(x_tail, residual_tail, r_tail);
+    }
+}
+
+#[inline(always)]
+fn add_tail<X: Element, R: Element<Compute = X::Compute>>(x: &[X], residual: &[X], r: &mut [R]) {
+    for ((x, residual), r) in x.iter().zip(residual).zip(r) {
+        *r = R::narrow(x.widen() + residual.widen());
+    }
+}
+
+/// A block of rows: r past the caches, and a copy of it for the norm; meanwhile the next block is asked for.
+struct AddPast<'a, T> {
+    x: In<'a, T>,
+    residual: In<'a, T>,
+    r: Out<'a, T>,
+    near: &'a mut [T],
+    rows: Range<usize>,
+    end: usize,
+}
+
+impl<C: Compute, T: Element<Compute = C>> Kernel<C> for AddPast<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<S: Isa<C>>(mut self, isa: S) {
+        let (block, mut near) = (self.rows.len(), self.near);
+        for row in self.rows {
+            let soon = (row + block).min(self.end - 1);
+            let (x, x_tail) = self.x.row(row).as_chunks::<LANES>();
+            let (residual, residual_tail) = self.residual.row(row).as_chunks::<LANES>();
+            let (soon_x, _) = self.x.row(soon).as_chunks::<LANES>();
+            let (soon_residual, _) = self.residual.row(soon).as_chunks::<LANES>();
+            let r = self.r.row_mut(row);
+            let (own, rest) = near.split_at_mut(r.len());
+            near = rest;
+            let (r, r_tail) = r.as_chunks_mut::<LANES>();
+            let (own, own_tail) = own.as_chunks_mut::<LANES>();
+            let reads = x.iter().zip(residual).zip(soon_x.iter().zip(soon_residual));
+            for (((x, residual), (soon_x, soon_residual)), (r, own)) in reads.zip(r.iter_mut().zip(own)) {
+                isa.prefetch(soon_x);
+                isa.prefetch(soon_residual);
+                T::store(isa, isa.add(T::load(isa, x), T::load(isa, residual)), own);
+                T::store_past(isa, T::load(isa, own), r);
+            }
+            add_tail(x_tail, residual_tail, own_tail);
+            r_tail.copy_from_slice(own_tail);
+        }
+    }
+}
