@@ -7,7 +7,8 @@ use crate::error::Error;
 use crate::forward::{Reach, RowNorm, RowsJob, Task};
 use crate::params::{Params, Recipe, check_type};
 use crate::residual::Residual;
-use crate::rows::{AnyIn, AnyOut, Grid, Out, Place, Rows, RowsMut, Tensor, Walk, arrange};
+use crate::grid::{Grid, Place, Tensor, Walk, arrange};
+use crate::rows::{AnyIn, AnyOut, Out, Rows, RowsMut};
 use crate::stats::{EpsOption, Stats};
 use crate::threads::{self, Cpu};
 

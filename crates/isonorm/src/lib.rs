@@ -1,21 +1,34 @@
 //! Normalization layers with the same bits everywhere, at the speed of memory.
 
 mod apply;
+mod batch_norm;
+mod channels;
+mod channels_first;
+mod channels_last;
+mod columns;
 mod element;
 mod error;
 mod forward;
+mod grid;
+mod group_norm;
+mod groups;
 mod io;
 mod isa;
 mod layer_norm;
 mod level;
+mod moments;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 mod order;
 mod params;
+mod planes;
+mod residual;
 mod rms_norm;
 mod rows;
 mod stats;
+mod stripes;
 mod threads;
+mod tiles;
 
 // Where a norm runs
 pub use level::Level;
@@ -23,8 +36,11 @@ pub use threads::{Cpu, Pool};
 // Tensors
 pub use element::{Compute, DType, Element, Slice, SliceMut};
 pub use io::{Io, StatsMut};
+pub use planes::{PlaneIo, Planes, PlanesMut};
 pub use rows::{MAX_DIMS, Rows, RowsMut};
 // Norms
+pub use batch_norm::{BatchNorm, Running};
+pub use group_norm::{GroupNorm, InstanceNorm};
 pub use layer_norm::LayerNorm;
 pub use params::Recipe;
 pub use rms_norm::RmsNorm;

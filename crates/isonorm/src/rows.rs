@@ -1,12 +1,12 @@
 //! Rows in memory: any leading dimensions with any strides, the last axis contiguous.
 //!
-//! Views of several tensors walk the same grid of rows. The grid is put into the order in which the output
-//! lies in memory, so that it can be cut into disjoint mutable pieces for threads.
+//! [`Rows`] and [`RowsMut`] are what a caller gives; [`In`] and [`Out`] what a kernel reads and writes, once
+//! `grid.rs` has brought all tensors of a call into one order.
 
 use std::ops::Range;
 
 use crate::element::{Element, Slice, SliceMut};
-use crate::error::Error;
+use crate::grid::Place;
 
 /// The most leading dimensions of a view.
 pub const MAX_DIMS: usize = 8;
@@ -15,21 +15,21 @@ pub const MAX_DIMS: usize = 8;
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {
     pub(crate) data: Slice<'a>,
-    layout: Option<Layout<'a>>,
+    pub(crate) layout: Option<Layout<'a>>,
 }
 
 /// A tensor of rows that is written. `&mut [E]`, `&mut Vec<E>` and `&mut [E; N]` convert into one of contiguous rows.
 #[derive(Debug)]
 pub struct RowsMut<'a> {
     pub(crate) data: SliceMut<'a>,
-    layout: Option<Layout<'a>>,
+    pub(crate) layout: Option<Layout<'a>>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Layout<'a> {
-    offset: usize,
-    shape: &'a [usize],
-    strides: &'a [isize],
+pub(crate) struct Layout<'a> {
+    pub(crate) offset: usize,
+    pub(crate) shape: &'a [usize],
+    pub(crate) strides: &'a [isize],
 }
 
 impl<'a> Rows<'a> {
@@ -74,250 +74,6 @@ impl<'a, D: Into<Slice<'a>>> From<D> for Rows<'a> {
 impl<'a, D: Into<SliceMut<'a>>> From<D> for RowsMut<'a> {
     fn from(data: D) -> Self {
         RowsMut { data: data.into(), layout: None }
-    }
-}
-
-/// The leading shape shared by all tensors of a call.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Grid {
-    lens: [usize; MAX_DIMS],
-    dims: usize,
-    pub(crate) rows: usize,
-}
-
-impl Grid {
-    /// One row.
-    pub(crate) const ONE: &Grid = &Grid::of(1);
-
-    pub(crate) const fn of(rows: usize) -> Self {
-        let mut lens = [1; MAX_DIMS];
-        lens[0] = rows;
-        Grid { lens, dims: 1, rows }
-    }
-
-    fn shape(&self, hidden: usize) -> Vec<usize> {
-        self.lens[..self.dims].iter().copied().chain([hidden]).collect()
-    }
-}
-
-/// Where each row of one tensor starts, in a grid.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Walk {
-    strides: [isize; MAX_DIMS],
-    offset: usize,
-}
-
-/// One tensor of a call, before the grid is known.
-#[derive(Clone, Copy)]
-pub(crate) struct Tensor<'t> {
-    pub(crate) name: &'static str,
-    len: usize,
-    layout: Option<Layout<'t>>,
-}
-
-impl<'t> Tensor<'t> {
-    pub(crate) fn plain(name: &'static str, len: usize) -> Tensor<'t> {
-        Tensor { name, len, layout: None }
-    }
-
-    pub(crate) fn read(name: &'static str, rows: &Rows<'t>) -> Self {
-        Tensor { name, len: rows.data.len(), layout: rows.layout }
-    }
-
-    pub(crate) fn write(name: &'static str, rows: &RowsMut<'t>) -> Self {
-        Tensor { name, len: rows.data.len(), layout: rows.layout }
-    }
-
-    /// Whether its own layout gives a shape that others must follow.
-    pub(crate) fn is_strided(&self) -> bool {
-        self.layout.is_some()
-    }
-
-    /// The grid that this tensor gives the call.
-    pub(crate) fn grid(&self, hidden: usize) -> Result<Grid, Error> {
-        let name = self.name;
-        let Some(layout) = self.layout else {
-            if self.len.checked_rem(hidden).unwrap_or(self.len) != 0 {
-                return Err(Error::NotWhole { name, what: "rows", found: self.len, size: hidden });
-            }
-            return Ok(Grid::of(self.len.checked_div(hidden).unwrap_or(0)));
-        };
-        let (dims, strides) = (layout.shape.len(), layout.strides.len());
-        if dims > MAX_DIMS || dims != strides {
-            return Err(Error::Dims { name, dims, strides, most: MAX_DIMS });
-        }
-        let mut lens = [1; MAX_DIMS];
-        lens[..dims].copy_from_slice(layout.shape);
-        let rows = if lens.contains(&0) { Some(0) } else { lens.iter().try_fold(1usize, |n, len| n.checked_mul(*len)) };
-        let rows = rows.ok_or(Error::OutOfBounds { name, reaches: i128::MAX, len: self.len })?;
-        Ok(Grid { lens, dims, rows })
-    }
-
-    /// Its walk over `grid`, which came from the tensor named `like`.
-    pub(crate) fn walk(&self, grid: &Grid, hidden: usize, like: &'static str) -> Result<Walk, Error> {
-        let own = self.grid(hidden)?;
-        let same = if self.is_strided() { own == *grid } else { own.rows == grid.rows };
-        let both_empty = !self.is_strided() && self.len == 0 && (grid.rows == 0 || hidden == 0);
-        if !same && !both_empty {
-            let (expected, found) = (grid.shape(hidden), own.shape(hidden));
-            return Err(Error::Shape { name: self.name, like, expected, found });
-        }
-        let mut walk = Walk { strides: [0; MAX_DIMS], offset: 0 };
-        if let Some(layout) = self.layout {
-            for (d, stride) in layout.strides.iter().enumerate() {
-                walk.strides[d] = if grid.lens[d] == 1 { 0 } else { *stride }; // one row is crossed by no stride
-            }
-            walk.offset = layout.offset;
-            walk.check_bounds(self.name, self.len, grid, hidden)?;
-        } else {
-            let mut stride = hidden as isize;
-            for d in (0..grid.dims).rev() {
-                walk.strides[d] = stride;
-                stride = stride.saturating_mul(grid.lens[d] as isize);
-            }
-        }
-        Ok(walk)
-    }
-}
-
-impl Walk {
-    /// The first row of a slice.
-    pub(crate) const ONE: &Walk = &Walk { strides: [0; MAX_DIMS], offset: 0 };
-
-    /// Contiguous rows in a grid of one dimension.
-    pub(crate) const fn contiguous(hidden: usize) -> Self {
-        let mut strides = [0; MAX_DIMS];
-        strides[0] = hidden as isize;
-        Walk { strides, offset: 0 }
-    }
-
-    /// Row `r` starts at this element.
-    #[inline(always)]
-    fn start(&self, grid: &Grid, r: usize) -> usize {
-        if grid.dims == 1 {
-            return self.offset.wrapping_add_signed(r as isize * self.strides[0]);
-        }
-        self.start_in_grid(grid, r)
-    }
-
-    #[inline(never)] // once a row, and only with several leading dimensions
-    fn start_in_grid(&self, grid: &Grid, r: usize) -> usize {
-        let (mut r, mut at) = (r, self.offset);
-        for d in (0..grid.dims).rev() {
-            at = at.wrapping_add_signed((r % grid.lens[d]) as isize * self.strides[d]);
-            r /= grid.lens[d];
-        }
-        at
-    }
-
-    fn check_bounds(&self, name: &'static str, len: usize, grid: &Grid, hidden: usize) -> Result<(), Error> {
-        if grid.rows == 0 {
-            return Ok(());
-        }
-        let (mut low, mut high) = (self.offset as i128, self.offset as i128 + hidden as i128);
-        for d in 0..grid.dims {
-            let reach = (grid.lens[d] as i128 - 1) * self.strides[d] as i128;
-            if reach < 0 { low += reach } else { high = high.saturating_add(reach) }
-        }
-        if low < 0 {
-            return Err(Error::OutOfBounds { name, reaches: -1, len });
-        }
-        if high > len as i128 {
-            return Err(Error::OutOfBounds { name, reaches: high - 1, len });
-        }
-        Ok(())
-    }
-
-    /// Whether rows follow one another in memory in the grid's order, without sharing elements.
-    pub(crate) fn is_nested(&self, grid: &Grid, hidden: usize) -> bool {
-        let mut extent = hidden as isize;
-        for d in (0..grid.dims).rev() {
-            if grid.lens[d] == 1 {
-                continue;
-            }
-            if self.strides[d] < extent {
-                return false;
-            }
-            extent = extent.saturating_add(self.strides[d].saturating_mul(grid.lens[d] as isize - 1));
-        }
-        true
-    }
-
-    /// Refuses an output whose rows share elements or interleave.
-    pub(crate) fn check_own_rows(&self, name: &'static str, grid: &Grid, hidden: usize) -> Result<(), Error> {
-        let (mut own, mut walks) = (*grid, [*self]);
-        arrange(&mut own, &mut walks);
-        if grid.rows == 0 || walks[0].is_nested(&own, hidden) {
-            return Ok(());
-        }
-        let strides = self.strides[..grid.dims].to_vec();
-        Err(Error::Overlap { name, shape: grid.lens[..grid.dims].to_vec(), strides })
-    }
-}
-
-/// Puts the grid of all walks into the order in which the first of them lies in memory, and joins
-/// dimensions that all of them cross with one stride.
-pub(crate) fn arrange(grid: &mut Grid, walks: &mut [Walk]) {
-    if grid.rows == 0 {
-        return; // its strides are unchecked
-    }
-    for d in 0..grid.dims {
-        if walks[0].strides[d] < 0 {
-            for walk in walks.iter_mut() {
-                let last = (grid.lens[d].saturating_sub(1)) as isize;
-                walk.offset = walk.offset.wrapping_add_signed(last.wrapping_mul(walk.strides[d]));
-                walk.strides[d] = walk.strides[d].wrapping_neg();
-            }
-        }
-    }
-    for d in 1..grid.dims {
-        let mut at = d;
-        while at > 0 && walks[0].strides[at - 1] < walks[0].strides[at] {
-            grid.lens.swap(at - 1, at);
-            walks.iter_mut().for_each(|walk| walk.strides.swap(at - 1, at));
-            at -= 1;
-        }
-    }
-    let mut d = 1;
-    while d < grid.dims {
-        let (outer, inner) = (grid.lens[d - 1], grid.lens[d]);
-        let joins = |walk: &Walk| walk.strides[d - 1] == walk.strides[d].saturating_mul(inner as isize);
-        if outer != 1 && inner != 1 && !walks.iter().all(joins) {
-            d += 1;
-            continue;
-        }
-        for walk in walks.iter_mut() {
-            // A dimension of one row is crossed by no stride.
-            let stride = if inner == 1 { walk.strides[d - 1] } else { walk.strides[d] };
-            walk.strides.copy_within(d.., d - 1);
-            walk.strides[d - 1] = stride;
-        }
-        grid.lens.copy_within(d.., d - 1);
-        grid.lens[d - 1] = outer * inner;
-        grid.dims -= 1;
-    }
-}
-
-/// The walk of one tensor over its call's grid.
-#[derive(Clone, Copy)]
-pub(crate) struct Place<'a> {
-    pub(crate) grid: &'a Grid,
-    pub(crate) walk: &'a Walk,
-    pub(crate) hidden: usize,
-}
-
-impl Place<'_> {
-    fn one(hidden: usize) -> Self {
-        Place { grid: Grid::ONE, walk: Walk::ONE, hidden }
-    }
-
-    #[inline(always)]
-    fn start(&self, r: usize) -> usize {
-        self.walk.start(self.grid, r)
-    }
-
-    fn is_nested(&self) -> bool {
-        self.walk.is_nested(self.grid, self.hidden)
     }
 }
 
