@@ -1,0 +1,113 @@
+//! The program `isonorm`: normalizes tensors in files, explains norms, verifies their bits.
+//!
+//! It translates files and options into calls of the library [`isonorm`], which has all rules of shapes
+//! and options. Files are mapped and streamed ([`stream`]), outputs appear whole or not at all ([`output`]),
+//! and everything that can be wrong is one line on standard error ([`error`]).
+
+pub mod args;
+mod axes;
+mod bench;
+mod copy_speed;
+pub mod error;
+pub mod explain;
+mod interrupt;
+mod output;
+mod planes;
+mod progress;
+mod rows;
+mod stats;
+mod stream;
+mod summary;
+pub mod tensor;
+mod verify;
+
+use std::fmt::{Display, Write as _};
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use rows::Kind;
+
+/// Runs the program on its command line.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misuse(&error),
+    };
+    interrupt::watch();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => ExitCode::from(2), // the reader has gone: nobody to tell
+        Err(error) => {
+            say(format_args!("{error:#}"));
+            ExitCode::from(error.downcast_ref::<error::Error>().map_or(2, error::Error::status))
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::RmsNorm(args) => rows::run(Kind::Rms, &args)?,
+        Command::LayerNorm(args) => rows::run(Kind::Layer, &args)?,
+        Command::BatchNorm(args) => planes::batch(&args)?,
+        Command::GroupNorm(args) => planes::group(&args)?,
+        Command::InstanceNorm(args) => planes::instance(&args)?,
+        Command::Explain(args) => explain::run(args)?,
+        Command::Verify(args) => verify::run(&args)?,
+        Command::Bench(args) => bench::run(&args)?,
+    }
+    Ok(())
+}
+
+/// Help and version as they are; anything else in one line.
+fn misuse(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        return match write!(io::stdout(), "{}", error.render()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::from(2),
+        };
+    }
+    let text = error.to_string();
+    let facts = text.split("\n\nUsage:").next().unwrap_or(&text);
+    let facts = facts.split("\n\nFor more information").next().unwrap_or(facts);
+    let facts: Vec<&str> = facts.split_whitespace().collect();
+    let facts = facts.join(" ");
+    say(format_args!("{}: see isonorm --help", facts.strip_prefix("error: ").unwrap_or(&facts)));
+    ExitCode::from(2)
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}
+
+/// One line on standard error. Whatever a file put into a name cannot break the line or move the cursor.
+pub(crate) fn say(message: impl Display) {
+    let mut line = String::from("isonorm: ");
+    for c in message.to_string().chars() {
+        match c {
+            '\n' | '\r' | '\t' => line.push(' '),
+            c if c.is_control() => {
+                let _ = write!(line, "{}", c.escape_default());
+            }
+            c => line.push(c),
+        }
+    }
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A summary for people, on standard error.
+pub(crate) fn tell(summary: impl Display) {
+    let _ = writeln!(io::stderr(), "{summary}");
+}
+
+/// A summary for programs, on standard output.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> error::Result<()> {
+    let text = serde_json::to_string(value).map_err(io::Error::from);
+    let mut out = io::stdout().lock();
+    text.and_then(|text| writeln!(out, "{text}").and_then(|()| out.flush()))
+        .map_err(error::Error::io("write", std::path::Path::new("standard output")))
+}

@@ -1,0 +1,264 @@
+//! `batch-norm`, `group-norm` and `instance-norm`: channels of samples, in either layout.
+
+use std::time::{Duration, Instant};
+
+use isonorm::{BatchNorm, DType, GroupNorm, InstanceNorm, PlaneIo, Planes, PlanesMut, Running, Slice, SliceMut};
+
+use crate::args::{Batch, Common, Group, Instance, Layout};
+use crate::error::{Error, Result, bytes_of};
+use crate::output::{self, Output, check_distinct};
+use crate::progress::Progress;
+use crate::rows::param;
+use crate::stats::{Column, Saved, StatsFile};
+use crate::stream::Stream;
+use crate::summary::{Digest, Finished, Machine};
+use crate::tensor::buffer::view_mut;
+use crate::tensor::{Buffer, Place, Tensor};
+
+/// Runs `batch-norm`.
+pub(crate) fn batch(args: &Batch) -> Result<()> {
+    let common = &args.common;
+    if args.running_mean.is_some() && !args.eval && common.save_stats.is_none() {
+        let found = "training updates the running statistics, but they are written nowhere";
+        return Err(Error::usage(found, "add --save-stats S.safetensors, or --eval to use them unchanged"));
+    }
+    if args.eval && common.save_stats.is_some() {
+        return Err(Error::usage("--eval computes no statistics to save", "leave out --save-stats or --eval"));
+    }
+    let open = |place: &Option<Place>| place.as_ref().map(|place| Tensor::open(place, common.bf16)).transpose();
+    let (mean, var) = (open(&args.running_mean)?, open(&args.running_var)?);
+    let input = Input::open(common, args.layout, [mean.as_ref(), var.as_ref()].into_iter().flatten().collect())?;
+    let channels = input.geometry.channels;
+    let load = |tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| param(tensor, &[channels])).transpose();
+    let running = load(&mean)?.zip(load(&var)?);
+    let norm = batch_norm(args, &input);
+    match running {
+        Some((mean, var)) if args.eval => input.by_sample("batch-norm", common, None, |io| {
+            Ok(norm.evaluate(io, mean.slice(), var.slice())?)
+        }),
+        running => train(&norm, running, &input, common),
+    }
+}
+
+fn batch_norm<'a>(args: &Batch, input: &'a Input) -> BatchNorm<'a> {
+    let mut norm = input.options(&args.common, BatchNorm::new(input.geometry.channels));
+    if let Some(momentum) = args.momentum {
+        norm = norm.momentum(momentum);
+    }
+    if let Some(seen) = args.cumulative {
+        norm = norm.cumulative(seen);
+    }
+    if args.biased_running_var { norm.biased_running_var() } else { norm }
+}
+
+/// Every channel needs the whole batch, so the input and the output are mapped whole and the kernel pages them.
+fn train(norm: &BatchNorm<'_>, mut running: Option<(Buffer, Buffer)>, input: &Input, common: &Common) -> Result<()> {
+    let Input { x, geometry, machine, .. } = input;
+    let more = running.iter().flat_map(|(mean, var)| [("running_mean", mean), ("running_var", var)]);
+    let more = more.map(|(name, value)| (name.to_owned(), value.slice().dtype(), vec![geometry.channels])).collect();
+    let columns = [Column::Mean, Column::Var];
+    let stats = common.save_stats.as_ref();
+    let stats = stats.map(|place| StatsFile::create(place, &columns, x.dtype, &[geometry.channels], more)).transpose()?;
+    let y = input.create_output(common)?;
+    let mut saved = Saved::new(x.dtype, geometry.channels);
+    let source = x.whole()?;
+    let mut target = y.map()?;
+    let progress = Progress::new(0);
+    let clock = Instant::now();
+    let y_mut = view_mut(input.y_dtype, target.bytes());
+    let io = PlaneIo::new(geometry.read(source.slice()), geometry.write(y_mut)).stats(saved.as_mut());
+    let updates = running.as_mut().map(|(mean, var)| Running::new(mean.slice_mut(), var.slice_mut()));
+    norm.train(io, updates)?;
+    let time = clock.elapsed();
+    drop(progress);
+    if let Some(stats) = &stats {
+        stats.write(0, &saved)?;
+        for (i, value) in running.iter().flat_map(|(mean, var)| [mean, var]).enumerate() {
+            stats.output.write(columns.len() + i, 0, value.bytes())?;
+        }
+    }
+    let mut digest = Digest::new(machine.threads);
+    digest.update(target.bytes());
+    drop(target);
+    output::finish(stats.map(|stats| stats.output).into_iter().chain([y]).collect())?;
+    input.report("batch-norm", common, time, digest)
+}
+
+/// Runs `group-norm`.
+pub(crate) fn group(args: &Group) -> Result<()> {
+    let input = Input::open(&args.common, args.layout, Vec::new())?;
+    let norm = input.options(&args.common, GroupNorm::new(args.groups, input.geometry.channels));
+    input.by_sample("group-norm", &args.common, Some(args.groups), |io| Ok(norm.apply(io)?))
+}
+
+/// Runs `instance-norm`.
+pub(crate) fn instance(args: &Instance) -> Result<()> {
+    let input = Input::open(&args.common, args.layout, Vec::new())?;
+    let norm = input.options(&args.common, InstanceNorm::new(input.geometry.channels));
+    input.by_sample("instance-norm", &args.common, Some(input.geometry.channels), |io| Ok(norm.apply(io)?))
+}
+
+/// Which axis is what.
+#[derive(Debug, Clone, Copy)]
+struct Geometry {
+    layout: Layout,
+    samples: usize,
+    channels: usize,
+    spatial: usize,
+}
+
+impl Geometry {
+    fn of(x: &Tensor, layout: Layout) -> Result<Self> {
+        let refuse = |expected: &str| {
+            Err(Error::Shape { at: x.place.to_string(), found: x.shape.clone(), expected: expected.to_owned() })
+        };
+        if x.fortran {
+            return refuse("it in row-major order: save numpy.ascontiguousarray(x)");
+        }
+        match (layout, x.shape.as_slice()) {
+            (Layout::Nchw, [samples, channels, spatial @ ..]) | (Layout::Nhwc, [samples, spatial @ .., channels]) => {
+                let spatial = spatial.iter().product();
+                Ok(Geometry { layout, samples: *samples, channels: *channels, spatial })
+            }
+            _ => refuse("at least two axes, samples and channels"),
+        }
+    }
+
+    fn read<'a>(&self, x: Slice<'a>) -> Planes<'a> {
+        match self.layout {
+            Layout::Nchw => Planes::channels_first(x, self.channels, self.spatial),
+            Layout::Nhwc => Planes::channels_last(x, self.channels, self.spatial),
+        }
+    }
+
+    fn write<'a>(&self, y: SliceMut<'a>) -> PlanesMut<'a> {
+        match self.layout {
+            Layout::Nchw => PlanesMut::channels_first(y, self.channels, self.spatial),
+            Layout::Nhwc => PlanesMut::channels_last(y, self.channels, self.spatial),
+        }
+    }
+}
+
+/// The input with what every norm of channels takes.
+struct Input {
+    machine: Machine,
+    x: Tensor,
+    y_dtype: DType,
+    geometry: Geometry,
+    weight: Option<Buffer>,
+    bias: Option<Buffer>,
+}
+
+impl Input {
+    /// Opens everything and refuses outputs that would replace an input; `more` are further inputs.
+    fn open(common: &Common, layout: Layout, more: Vec<&Tensor>) -> Result<Self> {
+        let machine = Machine::new(common.threads, common.level);
+        let open = |place: &Option<Place>| place.as_ref().map(|place| Tensor::open(place, common.bf16)).transpose();
+        let x = Tensor::open(&common.x, common.bf16)?;
+        let (weight, bias) = (open(&common.weight)?, open(&common.bias)?);
+        let geometry = Geometry::of(&x, layout)?;
+        let inputs: Vec<&Tensor> = [&x].into_iter().chain(&weight).chain(&bias).chain(more).collect();
+        let outputs: Vec<&Place> = [&common.output].into_iter().chain(&common.save_stats).collect();
+        check_distinct(&outputs, &inputs)?;
+        let load = |tensor: Option<Tensor>| tensor.map(|tensor| param(&tensor, &[geometry.channels])).transpose();
+        let y_dtype = common.dtype.map_or(x.dtype, DType::from);
+        Ok(Input { machine, y_dtype, geometry, weight: load(weight)?, bias: load(bias)?, x })
+    }
+
+    fn options<'a, N: Options<'a>>(&'a self, common: &Common, norm: N) -> N {
+        let mut norm = norm.cpu(&self.machine);
+        if let Some(eps) = common.eps {
+            norm = norm.with_eps(eps);
+        }
+        if common.eps_outside {
+            norm = norm.outside();
+        }
+        if let Some(weight) = &self.weight {
+            norm = norm.with_weight(weight.slice());
+        }
+        match &self.bias {
+            Some(bias) => norm.with_bias(bias.slice()),
+            None => norm,
+        }
+    }
+
+    fn create_output(&self, common: &Common) -> Result<Output> {
+        let name = common.output.name.clone().unwrap_or_else(|| "y".to_owned());
+        Output::create(&common.output, vec![(name, self.y_dtype, self.x.shape.clone())], common.bf16)
+    }
+
+    /// Samples are normalized independently, so they are streamed; `groups` statistics each can be saved.
+    fn by_sample(
+        &self,
+        name: &'static str,
+        common: &Common,
+        groups: Option<usize>,
+        apply: impl Fn(PlaneIo<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let Input { x, y_dtype, geometry, .. } = self;
+        let (empty, mut nothing) = (Buffer::zeroed(x.dtype, 0), Buffer::zeroed(*y_dtype, 0));
+        apply(PlaneIo::new(geometry.read(empty.slice()), geometry.write(nothing.slice_mut())))?;
+        let y = self.create_output(common)?;
+        let stats = common.save_stats.as_ref().zip(groups);
+        let stats = stats.map(|(place, groups)| {
+            let columns = [Column::Mean, Column::Rstd];
+            let file = StatsFile::create(place, &columns, x.dtype, &[geometry.samples, groups], Vec::new())?;
+            Ok::<_, Error>((file, groups))
+        });
+        let stats = stats.transpose()?;
+        let progress = Progress::new(bytes_of(*y_dtype, x.len()));
+        let unit = geometry.channels * geometry.spatial;
+        let outputs = vec![(Some(&y), *y_dtype)];
+        let stream = Stream { inputs: vec![x], outputs, unit, units: geometry.samples, progress: &progress };
+        let (time, digest) = stream.run(Digest::new(self.machine.threads), |samples, inputs, outputs| {
+            let io = PlaneIo::new(geometry.read(inputs[0].slice()), geometry.write(outputs[0].slice_mut()));
+            let Some((file, groups)) = &stats else { return apply(io) };
+            let mut saved = Saved::new(x.dtype, samples.len() * groups);
+            apply(io.stats(saved.as_mut()))?;
+            file.write(samples.start * groups, &saved)
+        })?;
+        drop(progress);
+        output::finish(stats.map(|(stats, _)| stats.output).into_iter().chain([y]).collect())?;
+        self.report(name, common, time, digest)
+    }
+
+    fn report(&self, norm: &'static str, common: &Common, time: Duration, digest: Digest) -> Result<()> {
+        let (dtype, output_dtype) = (self.x.dtype, self.y_dtype);
+        let traffic = dtype.size() + output_dtype.size();
+        let shape = self.x.shape.clone();
+        Finished { norm, shape, dtype, output_dtype, traffic, time, digest }.report(&self.machine, common)
+    }
+}
+
+/// The options that the norms of channels share.
+trait Options<'a>: Sized {
+    fn cpu(self, machine: &Machine) -> Self;
+    fn with_eps(self, eps: f64) -> Self;
+    fn outside(self) -> Self;
+    fn with_weight(self, weight: Slice<'a>) -> Self;
+    fn with_bias(self, bias: Slice<'a>) -> Self;
+}
+
+macro_rules! options {
+    ($($norm:ident),*) => {$(
+        impl<'a> Options<'a> for $norm<'a> {
+            fn cpu(self, machine: &Machine) -> Self {
+                self.on(machine.cpu())
+            }
+            fn with_eps(self, eps: f64) -> Self {
+                self.eps(eps)
+            }
+            fn outside(self) -> Self {
+                self.eps_outside()
+            }
+            fn with_weight(self, weight: Slice<'a>) -> Self {
+                self.weight(weight)
+            }
+            fn with_bias(self, bias: Slice<'a>) -> Self {
+                self.bias(bias)
+            }
+        }
+    )*};
+}
+
+options!(BatchNorm, GroupNorm, InstanceNorm);
