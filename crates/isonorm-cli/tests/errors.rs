@@ -1,0 +1,262 @@
+//! Everything that can be wrong with a command is one line that says what to do, status 2, and no file.
+
+mod common;
+
+use std::fs;
+
+use common::{Folder, Tensor};
+use isonorm::DType;
+use predicates::prelude::*;
+
+/// A folder with good inputs.
+fn folder() -> Folder {
+    let folder = Folder::new();
+    let x = Tensor::varied(DType::F32, &[4, 6], 1);
+    folder.npy("x.npy", &x);
+    folder.npy("w.npy", &Tensor::varied(DType::F32, &[6], 2));
+    folder.npy("short.npy", &Tensor::varied(DType::F32, &[5], 2));
+    folder.npy("turned.npy", &Tensor::varied(DType::F32, &[6, 4], 2));
+    folder.npy("planes.npy", &Tensor::varied(DType::F32, &[2, 6, 3], 2));
+    folder.safetensors("two.safetensors", &[("first", &x), ("second", &x)]);
+    folder.safetensors("none.safetensors", &[]);
+    folder
+}
+
+/// Runs it: one line that holds every one of `words`, status 2, nothing on standard output, no new file.
+fn refused(folder: &Folder, args: &str, words: &[&str]) {
+    let before = folder.files();
+    let assert = folder.isonorm(args).assert().code(2).stdout(predicate::str::is_empty());
+    let text = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+    assert!(text.starts_with("isonorm: ") && text.ends_with('\n'), "{args}: {text:?}");
+    assert_eq!(text.lines().count(), 1, "{args}: {text:?}");
+    for word in words {
+        assert!(text.contains(word), "{args}: `{word}` is not in {text:?}");
+    }
+    assert_eq!(folder.files(), before, "{args}");
+}
+
+#[test]
+fn files_that_are_not_what_they_should_be() {
+    let folder = folder();
+    fs::create_dir(folder.path("folder.npy")).expect("made");
+    folder.write("empty.npy", b"");
+    folder.write("empty.safetensors", b"");
+    folder.write("text.npy", b"this is no array, whatever its name");
+    for (args, words) in [
+        ("rms-norm missing.npy -o y.npy", ["missing.npy", "no such file", "check the path"]),
+        ("rms-norm x.npy --weight missing.npy -o y.npy", ["missing.npy", "no such file", "check"]),
+        ("rms-norm x.pt -o y.npy", ["x.pt", ".npy", ".safetensors:name"]),
+        ("rms-norm x.npy -o y.txt", ["y.txt", ".npy", ".safetensors"]),
+        ("rms-norm two.safetensors:third -o y.npy", ["`third`", "first", "second"]),
+        ("rms-norm two.safetensors -o y.npy", ["2 tensors", "first, second", "two.safetensors:name"]),
+        ("rms-norm none.safetensors -o y.npy", ["0 tensors", "none", "name"]),
+        ("rms-norm folder.npy -o y.npy", ["folder.npy", "a directory", "regular file"]),
+        ("rms-norm empty.npy -o y.npy", ["empty.npy", "npy", "magic"]),
+        ("rms-norm empty.safetensors -o y.npy", ["empty.safetensors", "shorter than a header", "again"]),
+        ("rms-norm text.npy -o y.npy", ["text.npy", "magic", "numpy.save"]),
+        ("rms-norm x.npy -o nowhere/y.npy", ["nowhere", "no such file or folder", "check"]),
+        ("rms-norm x.npy -o folder.npy", ["folder.npy", "a directory", "name a file"]),
+        ("rms-norm x.npy -o w.npy/y.npy", ["w.npy/y.npy", "folder", "check"]),
+    ] {
+        refused(&folder, args, &words);
+    }
+}
+
+#[test]
+fn types_that_no_norm_takes() {
+    let folder = folder();
+    let header = |descr: &str| {
+        let text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (2, 3), }}\n");
+        [b"\x93NUMPY\x01\x00".as_slice(), &(text.len() as u16).to_le_bytes(), text.as_bytes(), &[0; 96]].concat()
+    };
+    for (descr, words) in [
+        ("<i4", ["<i4", "f32, f64, f16 or bf16", "astype"]),
+        ("|b1", ["|b1", "expected", "astype"]),
+        ("<c16", ["<c16", "expected", "astype"]),
+        ("|O", ["|O", "expected", "astype"]),
+        (">f4", ["big-endian (>f4)", "little-endian", "newbyteorder"]),
+        ("|V2", ["|V2", "bf16", "--bf16"]),
+    ] {
+        folder.write("typed.npy", &header(descr));
+        refused(&folder, "rms-norm typed.npy -o y.npy", &words);
+    }
+    folder.write("i32.safetensors", &safetensors_text(r#"{"a":{"dtype":"I32","shape":[2],"data_offsets":[0,8]}}"#, 8));
+    refused(&folder, "rms-norm i32.safetensors -o y.npy", &["i32.safetensors:a", "I32", "convert"]);
+    folder.write("q.safetensors", &safetensors_text(r#"{"a":{"dtype":"Q7","shape":[2],"data_offsets":[0,8]}}"#, 8));
+    refused(&folder, "rms-norm q.safetensors -o y.npy", &["q.safetensors", "Q7"]);
+    folder.safetensors("b.safetensors", &[("x", &Tensor::varied(DType::Bf16, &[2, 3], 1))]);
+    refused(&folder, "rms-norm b.safetensors -o y.npy", &["y.npy", "bf16", "--dtype f32"]);
+    folder.npy("d.npy", &Tensor::varied(DType::F64, &[6], 1));
+    refused(&folder, "rms-norm x.npy --weight d.npy -o y.npy", &["weight", "f64", "f32"]);
+    refused(&folder, "rms-norm x.npy --dtype f64 -o y.npy", &["y is f64", "f32"]);
+}
+
+fn safetensors_text(header: &str, data: usize) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &vec![0; data]].concat()
+}
+
+#[test]
+fn truncated_and_malicious_headers() {
+    let folder = folder();
+    for name in ["x.npy", "two.safetensors"] {
+        let whole = fs::read(folder.path(name)).expect("an input");
+        let place = if name == "x.npy" { "cut.npy" } else { "cut.safetensors:first" };
+        for len in (0..whole.len()).step_by(5).chain([whole.len() - 1]) {
+            folder.write(place.split(':').next().expect("a file"), &whole[..len]);
+            refused(&folder, &format!("rms-norm {place} -o y.npy"), &["cut"]);
+        }
+        refused(&folder, &format!("rms-norm {place} -o y.npy"), &["is truncated", "expected", "found"][..1]);
+    }
+    for shape in ["(9223372036854775808,)", "(9223372036854775807, 2)", "(18446744073709551615, 0)", "(-1,)", "(1e3,)", "(4294967296, 4294967296)", "(99999999999999999999999,)"] {
+        let text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
+        let header = [b"\x93NUMPY\x01\x00".as_slice(), &(text.len() as u16).to_le_bytes(), text.as_bytes(), &[0; 96]].concat();
+        folder.write("evil.npy", &header);
+        refused(&folder, "rms-norm evil.npy -o y.npy", &["evil.npy"]);
+    }
+    folder.write("evil.npy", &[b"\x93NUMPY\x02\x00\xff\xff\xff\xff".as_slice(), &[b'('; 5000]].concat());
+    refused(&folder, "rms-norm evil.npy -o y.npy", &["evil.npy", "4294967295 bytes long", "numpy.save"]);
+    for header in [
+        r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#,
+        r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#,
+        r#"{"a":{"dtype":"F32","shape":[9223372036854775808],"data_offsets":[0,8]}}"#,
+        r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}}"#,
+        r#"{"a":{"dtype":"F32","shape":[4611686018427387904],"data_offsets":[0,18446744073709551615]}}"#,
+        r#"{"a":{"dtype":"U8","shape":[2305843009213693951],"data_offsets":[0,2305843009213693951]}}"#,
+        r#"{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,8]}}"#,
+        r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}"#,
+        r#"{"a":7}"#,
+        r#"[]"#,
+        "\u{0}\u{1}",
+    ] {
+        folder.write("evil.safetensors", &safetensors_text(header, 12));
+        refused(&folder, "rms-norm evil.safetensors:a -o y.npy", &["evil.safetensors"]);
+    }
+    let deep = "[".repeat(200_000);
+    folder.write("evil.safetensors", &safetensors_text(&deep, 0));
+    refused(&folder, "rms-norm evil.safetensors -o y.npy", &["evil.safetensors"]);
+    folder.write("evil.safetensors", &[&u64::MAX.to_le_bytes()[..], &[b' '; 64]].concat());
+    refused(&folder, "rms-norm evil.safetensors -o y.npy", &["evil.safetensors", "header too large"]);
+    let name = r#"{"a\nb\u001b[31m":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
+    folder.write("evil.safetensors", &safetensors_text(name, 8));
+    refused(&folder, "rms-norm evil.safetensors:x -o y.npy", &["a b\\u{1b}[31m"]);
+}
+
+#[test]
+fn shapes_and_axes_that_do_not_fit() {
+    let folder = folder();
+    folder.npy("scalar.npy", &Tensor::varied(DType::F32, &[], 1));
+    for (args, words) in [
+        ("rms-norm x.npy --weight short.npy -o y.npy", ["weight has 5", "expected 6", "normalized element"]),
+        ("layer-norm x.npy --bias short.npy -o y.npy", ["bias has 5", "expected 6", "normalized element"]),
+        ("layer-norm x.npy --axis 0,1 --weight turned.npy -o y.npy", ["turned.npy", "[6, 4]", "[4, 6]"]),
+        ("rms-norm x.npy --residual turned.npy -o y.npy", ["turned.npy", "[6, 4]", "[4, 6]"]),
+        ("rms-norm x.npy --axis 2 -o y.npy", ["axis 2", "[4, 6]", "-2 to 1"]),
+        ("rms-norm x.npy --axis -3 -o y.npy", ["axis -3", "[4, 6]", "-2 to 1"]),
+        ("rms-norm x.npy --axis 1,-1 -o y.npy", ["axis 1", "twice", "once"]),
+        ("rms-norm x.npy --axis one -o y.npy", ["one", "--axis", "isonorm --help"]),
+        ("rms-norm scalar.npy -o y.npy", ["axis -1", "[]", "at least one axis"]),
+        ("rms-norm x.npy --partial 7 -o y.npy", ["partial is 7", "1 to 6", "normalized"]),
+        ("rms-norm x.npy --partial 0 -o y.npy", ["partial is 0", "1 to 6", "normalized"]),
+        ("group-norm planes.npy --groups 4 -o y.npy", ["4 groups", "6 channels", "divisor"]),
+        ("group-norm planes.npy --groups 0 -o y.npy", ["0 groups", "6 channels", "divisor"]),
+        ("group-norm planes.npy --groups 2 --weight short.npy -o y.npy", ["weight has 5", "expected 6", "channel"]),
+        ("instance-norm short.npy -o y.npy", ["short.npy", "[5]", "two axes"]),
+        ("batch-norm planes.npy --running-mean w.npy --running-var short.npy --eval -o y.npy", ["running_var has 5", "expected 6", "channel"]),
+    ] {
+        refused(&folder, args, &words);
+    }
+    folder.npy("one.npy", &Tensor::varied(DType::F32, &[1, 6], 1));
+    refused(&folder, "batch-norm one.npy -o y.npy", &["1 value", "at least 2", "larger batch"]);
+}
+
+#[test]
+fn options_that_have_no_meaning() {
+    let folder = folder();
+    for (args, words) in [
+        ("rms-norm x.npy --eps -1e-6 -o y.npy", ["eps is -0.000001", "finite", "at least 0"]),
+        ("rms-norm x.npy --eps=-1 -o y.npy", ["eps is -1", "finite", "at least 0"]),
+        ("rms-norm x.npy --eps nan -o y.npy", ["eps is NaN", "finite", "at least 0"]),
+        ("layer-norm x.npy --eps inf -o y.npy", ["eps is inf", "finite", "at least 0"]),
+        ("group-norm planes.npy --groups 2 --eps nan -o y.npy", ["eps is NaN", "finite", "at least 0"]),
+        ("batch-norm planes.npy --eps nan -o y.npy", ["eps is NaN", "finite", "at least 0"]),
+        ("rms-norm x.npy --eps small -o y.npy", ["small", "--eps", "isonorm --help"]),
+        ("rms-norm x.npy --threads 0 -o y.npy", ["threads is 0", "at least 1", "isonorm"]),
+        ("rms-norm x.npy --level sse2 -o y.npy", ["sse2", "scalar, avx2, avx512", "--help"]),
+        ("rms-norm x.npy --recipe gemma -o y.npy", ["weight_offset is 1", "no weight", "give a weight"]),
+        ("rms-norm x.npy --recipe rounded -o y.npy", ["rounded", "torch, llama, gemma", "--help"]),
+        ("layer-norm x.npy --recipe llama -o y.npy", ["llama", "rms-norm alone", "leave it out"]),
+        ("layer-norm x.npy --partial 3 -o y.npy", ["--partial", "rms-norm alone", "leave it out"]),
+        ("rms-norm x.npy --residual-out r.npy -o y.npy", ["--residual", "required", "--help"]),
+        ("rms-norm x.npy", ["--output", "required", "--help"]),
+        ("rms-norm x.npy --wieght w.npy -o y.npy", ["--wieght", "--weight", "--help"]),
+        ("softmax x.npy -o y.npy", ["softmax", "unrecognized", "--help"]),
+        ("rms-norm x.npy --save-stats s.npy -o y.npy", ["s.npy", "several statistics", "safetensors"]),
+        ("batch-norm planes.npy --eval -o y.npy", ["--running-mean", "required", "--help"]),
+        ("batch-norm planes.npy --running-mean w.npy --running-var w.npy -o y.npy", ["running statistics", "--save-stats", "--eval"]),
+        ("batch-norm planes.npy --running-mean w.npy --running-var w.npy --eval --save-stats s.safetensors -o y.npy", ["--eval", "no statistics", "leave out"]),
+        ("batch-norm planes.npy --running-mean w.npy --running-var w.npy --momentum nan --save-stats s.safetensors -o y.npy", ["momentum is NaN", "expected", "isonorm"]),
+    ] {
+        refused(&folder, args, &words);
+    }
+    refused(&folder, "", &["--help"]);
+}
+
+#[test]
+fn an_output_never_replaces_an_input_or_another_output() {
+    let folder = folder();
+    let before = fs::read(folder.path("x.npy")).expect("an input");
+    fs::hard_link(folder.path("x.npy"), folder.path("hard.npy")).expect("a link");
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(folder.path("x.npy"), folder.path("soft.npy")).expect("a link");
+    for args in [
+        "rms-norm x.npy -o x.npy",
+        "rms-norm x.npy -o ./x.npy",
+        "rms-norm x.npy -o hard.npy",
+        "rms-norm x.npy -o soft.npy",
+        "rms-norm soft.npy -o x.npy",
+        "rms-norm x.npy --weight w.npy -o w.npy",
+        "rms-norm two.safetensors:first -o two.safetensors:third",
+        "rms-norm x.npy --residual x.npy --residual-out x.npy -o y.npy",
+        "rms-norm x.npy --residual x.npy --residual-out y.npy -o y.npy",
+        "rms-norm x.npy --residual x.npy --residual-out ./y.npy -o y.npy",
+        "rms-norm x.npy --save-stats y.safetensors -o y.safetensors",
+        "rms-norm x.npy --save-stats two.safetensors -o y.npy --weight two.safetensors:first --axis 0,1",
+        "batch-norm planes.npy --running-mean w.npy --running-var w.npy --eval -o w.npy",
+        "group-norm planes.npy --groups 2 -o planes.npy",
+    ] {
+        refused(&folder, args, &["is the same file as", "choose another name"]);
+    }
+    assert_eq!(fs::read(folder.path("x.npy")).expect("an input"), before);
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_and_devices_are_not_opened() {
+    let folder = folder();
+    std::os::unix::fs::symlink("/dev/zero", folder.path("zero.npy")).expect("a link");
+    std::os::unix::fs::symlink("/dev/full", folder.path("full.npy")).expect("a link");
+    refused(&folder, "rms-norm zero.npy -o y.npy", &["zero.npy", "a pipe or a device", "file"]);
+    refused(&folder, "rms-norm x.npy -o full.npy", &["full.npy", "a pipe or a device", "file"]);
+    let made = std::process::Command::new("mkfifo").arg(folder.path("fifo.npy")).status();
+    if made.is_ok_and(|status| status.success()) {
+        refused(&folder, "rms-norm fifo.npy -o y.npy", &["fifo.npy", "a pipe or a device", "file"]);
+    } else {
+        println!("skipped: there is no mkfifo here");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_output_may_be_a_link_and_keeps_its_permissions() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = folder();
+    folder.run("rms-norm x.npy -o real.npy");
+    fs::set_permissions(folder.path("real.npy"), fs::Permissions::from_mode(0o640)).expect("set");
+    std::os::unix::fs::symlink(folder.path("real.npy"), folder.path("link.npy")).expect("a link");
+    folder.run("layer-norm x.npy -o link.npy");
+    let about = fs::symlink_metadata(folder.path("link.npy")).expect("there");
+    assert!(about.is_symlink(), "the link stays");
+    assert_eq!(fs::metadata(folder.path("real.npy")).expect("there").permissions().mode() & 0o777, 0o640);
+    folder.run("layer-norm x.npy -o direct.npy");
+    assert_eq!(folder.read("real.npy"), folder.read("direct.npy"));
+}
