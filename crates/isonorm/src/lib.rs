@@ -1,4 +1,54 @@
 //! Normalization layers with the same bits everywhere, at the speed of memory.
+//!
+//! ```
+//! use isonorm::{Io, RmsNorm};
+//!
+//! let x = [1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]; // two rows of three
+//! let mut y = [0.0f32; 6];
+//! RmsNorm::new(3).forward(&x, &mut y)?;
+//! assert_eq!(y.map(|y| (y * 1e4).round() / 1e4), [0.4629, 0.9258, 1.3887, 0.7895, 0.9869, 1.1843]);
+//! # Ok::<(), isonorm::Error>(())
+//! ```
+//!
+//! # Choose a norm
+//!
+//! | norm | takes its statistics over | used in |
+//! |---|---|---|
+//! | [`RmsNorm`] | each row; no mean is taken off | Llama, Qwen, Gemma, Mistral |
+//! | [`LayerNorm`] | each row | BERT, GPT-2, vision transformers |
+//! | [`BatchNorm`] | each channel, over the batch; running statistics in evaluation | convolutional networks |
+//! | [`GroupNorm`] | each group of channels of each sample | diffusion models |
+//! | [`InstanceNorm`] | each channel of each sample | style transfer |
+//!
+//! A norm is a small value with its options: `RmsNorm::new(hidden).eps(1e-5).weight(&weight)`. `forward(x, y)` is
+//! the plain call; `apply` takes an [`Io`] or [`PlaneIo`], which can be in place, add a residual and save [`Stats`].
+//!
+//! # Shapes
+//!
+//! Slices are contiguous rows of `hidden` elements. [`Rows::strided`] has any leading dimensions and strides, the last
+//! axis contiguous. [`Planes`] are `[samples, channels, positions]`, channels first (NCHW) or last (NHWC). With the
+//! feature `ndarray`, array views of any axis.
+//!
+//! # The order
+//!
+//! A row is cut into leaves of [`LEAF`] elements; element i of a leaf is added to lane i mod [`LANES`]; each lane
+//! adds its leaves in a left-aligned binary tree; the lanes are folded in halves. Sums over rows have leaves of
+//! [`BATCH_LEAF`] rows and the same tree. No result depends on anything but values, shape and named options: not on
+//! batch, position, strides, alignment, threads, or [`Level`]. NaN is NaN everywhere; which NaN is left open.
+//!
+//! # Where it runs
+//!
+//! On the best [`Level`] of the CPU and on all its cores where the tensors are large enough; [`Cpu`] sets either, or
+//! gives a [`Pool`] of the caller's. The environment variable `ISONORM_LEVEL` (`scalar`, `avx2`, `avx512`, `neon`)
+//! sets the default level. A host's flush-to-zero setting is put aside during a call.
+//!
+//! # Features
+//!
+//! `threads` (on by default): rayon. `ndarray`: array views.
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
 
 mod apply;
 mod batch_norm;
