@@ -119,7 +119,10 @@ fn threads_allocate_no_more_than_their_tasks() {
         let norm = RmsNorm::new(hidden).on(Cpu::new().threads(threads));
         norm.forward(&x, &mut y).expect("valid");
         let count = allocations(|| norm.forward(&x, &mut y).expect("valid"));
-        println!("{threads} threads, 512 x 4096: {count} allocations of the caller, {} of all so far", ALL.load(Ordering::Relaxed));
+        println!(
+            "{threads} threads, 512 x 4096: {count} allocations of the caller, {} of all so far",
+            ALL.load(Ordering::Relaxed)
+        );
         assert!(count <= 4 * threads, "{count} allocations with {threads} threads");
     }
 }

@@ -91,9 +91,7 @@ fn views_that_leave_their_slice_are_refused() {
     let text = "x reaches element -1 of a slice of 12: check its shape, strides and offset";
     refused(error("x", -1), text, |y| RmsNorm::new(4).forward(Rows::strided(&X, 7, &[3], &[-4]), y));
     let text = "y reaches element 20 of a slice of 12: check its shape, strides and offset";
-    refused(error("y", 20), text, |y| {
-        RmsNorm::new(3).forward(&X[..9], RowsMut::strided(y, 0, &[3], &[9]))
-    });
+    refused(error("y", 20), text, |y| RmsNorm::new(3).forward(&X[..9], RowsMut::strided(y, 0, &[3], &[9])));
     let text = "x reaches element 18446744073709551618 of a slice of 12: check its shape, strides and offset";
     refused(error("x", 18446744073709551618), text, |y| {
         RmsNorm::new(4).forward(Rows::strided(&X, usize::MAX, &[3], &[0]), y)
@@ -140,9 +138,11 @@ fn too_many_or_unequal_dimensions_are_refused() {
 fn f64_with_other_types_is_refused() {
     let error = |name, found, x| Error::Type { name, found, x };
     let (wide, wide_x) = ([1.0f64; 4], [1.0f64; 12]);
-    let text = "weight is f64, which does not go with x of f32: f64 goes with f64 alone, and an f64 weight needs x in f64";
+    let text =
+        "weight is f64, which does not go with x of f32: f64 goes with f64 alone, and an f64 weight needs x in f64";
     refused(error("weight", DType::F64, DType::F32), text, |y| RmsNorm::new(4).weight(&wide).forward(&X, y));
-    let (_, bias) = (text, "bias is f64, which does not go with x of f32: f64 goes with f64 alone, and an f64 bias needs x in f64");
+    let (_, bias) =
+        (text, "bias is f64, which does not go with x of f32: f64 goes with f64 alone, and an f64 bias needs x in f64");
     refused(error("bias", DType::F64, DType::F32), bias, |y| LayerNorm::new(4).bias(&wide).forward(&X, y));
     let mut y = f64s(12);
     let result = RmsNorm::new(4).forward(&X, y.slice_mut());

@@ -62,8 +62,11 @@ fn cases() -> Vec<(Norm, Tensor, DType, Expected)> {
     let mut cases = Vec::new();
     for which in BOTH {
         for dtype in DType::ALL {
-            let y_types: &[DType] = if dtype == DType::F64 { &[DType::F64] } else { &[DType::F32, DType::F16, DType::Bf16] };
-            for (kind, eps) in [(Kind::Subnormal, 0.0), (Kind::Tiny, 1e-45), (Kind::Wide, 0.0), (Kind::Subnormal, 1e-40)] {
+            let y_types: &[DType] =
+                if dtype == DType::F64 { &[DType::F64] } else { &[DType::F32, DType::F16, DType::Bf16] };
+            for (kind, eps) in
+                [(Kind::Subnormal, 0.0), (Kind::Tiny, 1e-45), (Kind::Wide, 0.0), (Kind::Subnormal, 1e-40)]
+            {
                 for y_type in y_types {
                     let (n, rows) = (133, 3);
                     let x = Tensor::values(dtype, kind, 11, rows * n);

@@ -86,7 +86,8 @@ fn any_view_and_axis_has_the_bits_of_its_rows() {
             trimmed.slice_axis_inplace(Axis(d), Slice::from(..*len));
         }
         let (n, x) = (shape[axis.index()], x.view());
-        let label = format!("round {round}: shape {shape:?}, {axis:?}, strides {:?} to {:?}", x.strides(), trimmed.strides());
+        let label =
+            format!("round {round}: shape {shape:?}, {axis:?}, strides {:?} to {:?}", x.strides(), trimmed.strides());
         if round % 2 == 0 {
             LayerNorm::new(n).forward_axis(x.view(), axis, trimmed.view_mut()).expect(&label);
             check(&label, &layer(n), x, axis, trimmed.view());

@@ -82,7 +82,8 @@ fn every_alignment_of_weight_and_bias_gives_the_same_bits() {
     let hidden = 77;
     for dtype in [DType::F32, DType::Bf16] {
         let x = Tensor::values(dtype, Kind::Normal, 1, hidden);
-        let (weight, bias) = (Tensor::values(dtype, Kind::Normal, 2, hidden + 16), Tensor::values(dtype, Kind::Normal, 3, hidden + 16));
+        let (weight, bias) =
+            (Tensor::values(dtype, Kind::Normal, 2, hidden + 16), Tensor::values(dtype, Kind::Normal, 3, hidden + 16));
         for at in 0..=16 {
             let part = |tensor: &Tensor| Some(tensor.gather(at..at + hidden));
             let owned = Norm { weight: part(&weight), bias: part(&bias), ..Norm::new(Which::Layer, hidden) };
@@ -173,7 +174,8 @@ fn check_layouts(round: usize, source: &mut SplitMix64) {
     let level = Level::available().nth(round % Level::available().count()).expect("a level");
     let input = Layout::of_an_input(&shape, hidden, source);
     let [output, second] = [0; 2].map(|_| Layout::of_an_output(&shape, hidden, source));
-    let label = format!("round {round}, {norm}, {dtype:?}, shape {shape:?}, x {:?}, y {:?}", input.strides, output.strides);
+    let label =
+        format!("round {round}, {norm}, {dtype:?}, shape {shape:?}, x {:?}, y {:?}", input.strides, output.strides);
     let x = Tensor::values(dtype, Kind::Normal, source.word(), input.len);
     let logical_x = x.gather(input.places(&shape, hidden));
     let rows_of_x = || Rows::strided(x.slice(), input.offset, &shape, &input.strides);
@@ -181,7 +183,8 @@ fn check_layouts(round: usize, source: &mut SplitMix64) {
 
     let (mut y, mut saved) = (Tensor::sentinel(dtype, output.len), Saved::new(dtype, rows));
     let to = RowsMut::strided(y.slice_mut(), output.offset, &shape, &output.strides);
-    norm.apply(one(level), Io::new(rows_of_x(), to).stats(saved.stats_mut())).unwrap_or_else(|e| panic!("{label}: {e}"));
+    norm.apply(one(level), Io::new(rows_of_x(), to).stats(saved.stats_mut()))
+        .unwrap_or_else(|e| panic!("{label}: {e}"));
     check_output(&label, &expected.y, &y, &output.places(&shape, hidden), hidden);
     saved.assert_reports(&label, &expected);
 

@@ -160,7 +160,9 @@ fn check_streamed(which: Which, x_type: DType, y_type: DType, level: Level, thre
     for r in 0..rows {
         let row = y.gather(y_at + r * hidden..y_at + (r + 1) * hidden);
         let at = r % distinct * hidden;
-        let label = format!("{norm}, {x_type:?} to {y_type:?}, row {r} of {rows}, y at {y_at}, level {level}, {threads} threads");
+        let label = format!(
+            "{norm}, {x_type:?} to {y_type:?}, row {r} of {rows}, y at {y_at}, level {level}, {threads} threads"
+        );
         assert_same_bits(&label, hidden, &expected.gather(at..at + hidden), &row);
     }
 }

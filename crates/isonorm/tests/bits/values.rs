@@ -9,9 +9,8 @@ use isonorm_testing::values::{Kind, SplitMix64};
 use crate::support::{BOTH, Norm, Saved, Tensor, Which, assert_same_bits, one};
 
 /// Around every boundary of the order: lanes, leaves, groups of four leaves, tiles, blocks.
-pub(crate) const SIZES: [usize; 23] = [
-    1, 2, 31, 32, 33, 63, 64, 127, 128, 129, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 2049, 4095, 4096, 4097,
-];
+pub(crate) const SIZES: [usize; 23] =
+    [1, 2, 31, 32, 33, 63, 64, 127, 128, 129, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 2049, 4095, 4096, 4097];
 
 /// Types that y, a weight or a bias may have with an x of `dtype`.
 fn partners(dtype: DType) -> &'static [DType] {

@@ -3,11 +3,11 @@
 
 use half::{bf16, f16};
 use isonorm::{Cpu, Error, Io, LayerNorm, Level, Recipe, RmsNorm, Slice, SliceMut, Stats, StatsMut};
+use isonorm_testing::DType;
 use isonorm_testing::golden::Array;
 use isonorm_testing::oracle::forward::{self as oracle, Affine};
 use isonorm_testing::oracle::{Compute, Eps};
 use isonorm_testing::values::{Kind, values};
-use isonorm_testing::DType;
 
 /// An owned tensor of any storage type.
 #[derive(Clone, Debug)]
@@ -126,7 +126,10 @@ pub(crate) fn assert_same_bits(label: &dyn std::fmt::Display, n: usize, expected
         let (e, f) = (expected.bits(at), found.bits(at));
         if !agree(dtype, e, f) {
             let (row, i, digits) = (at / n.max(1), at % n.max(1), dtype.digits());
-            panic!("{label}: n = {n}, row {row}, element {i} (lane {}): expected {e:0digits$x}, found {f:0digits$x}", i % 32);
+            panic!(
+                "{label}: n = {n}, row {row}, element {i} (lane {}): expected {e:0digits$x}, found {f:0digits$x}",
+                i % 32
+            );
         }
     }
 }
@@ -260,7 +263,11 @@ pub(crate) enum Saved {
 impl Saved {
     /// Room for `rows` statistics of norms of `dtype`.
     pub(crate) fn new(dtype: DType, rows: usize) -> Self {
-        if dtype == DType::F64 { Saved::F64(vec![Stats::default(); rows]) } else { Saved::F32(vec![Stats::default(); rows]) }
+        if dtype == DType::F64 {
+            Saved::F64(vec![Stats::default(); rows])
+        } else {
+            Saved::F32(vec![Stats::default(); rows])
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
