@@ -17,7 +17,7 @@ use crate::threads::{self, Cpu};
 /// ```
 /// use isonorm::{Io, RmsNorm, Stats};
 /// let (x, residual) = ([1.0f32, 2.0, 3.0, 4.0], [0.5f32; 4]);
-/// let (mut r, mut y, mut stats) = ([0.0f32; 4], [0.0f32; 4], [Stats::default(); 2]);
+/// let (mut r, mut y, mut stats) = ([0.0f32; 4], [0.0f32; 4], [Stats::<f32>::default(); 2]);
 /// RmsNorm::new(2).apply(Io::add(&x, &residual, &mut r, &mut y).stats(&mut stats))?;
 /// assert_eq!(r, [1.5, 2.5, 3.5, 4.5]);
 /// # Ok::<(), isonorm::Error>(())
