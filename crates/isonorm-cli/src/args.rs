@@ -10,7 +10,12 @@ use crate::tensor::Place;
 /// A tensor is `file.npy`, `file.safetensors`, or `file.safetensors:name` where the file holds several. An
 /// output's format follows its extension; its name in a safetensors file is `y` unless given.
 #[derive(Parser, Debug)]
-#[command(name = "isonorm", version, max_term_width = 100, after_help = "Exit status: 0 done, 1 `verify` found differing bits, 2 anything else wrong, 130 interrupted.")]
+#[command(
+    name = "isonorm",
+    version,
+    max_term_width = 100,
+    after_help = "Exit status: 0 done, 1 `verify` found differing bits, 2 anything else wrong, 130 interrupted."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

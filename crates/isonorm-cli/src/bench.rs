@@ -158,7 +158,13 @@ impl fmt::Display for Report {
         writeln!(f, "level {}; share: of the speed of a copy of the same size on as many threads", self.level)?;
         write!(f, "{:<18}{:<6}{:<16}", "norm", "type", "shape")?;
         for cell in self.lines.iter().take(1).flat_map(|line| &line.cells) {
-            write!(f, "{:>12}{:>8}{:>7}", format!("{} thread{}", cell.threads, if cell.threads > 1 { "s" } else { "" }), "GB/s", "share")?;
+            write!(
+                f,
+                "{:>12}{:>8}{:>7}",
+                format!("{} thread{}", cell.threads, if cell.threads > 1 { "s" } else { "" }),
+                "GB/s",
+                "share"
+            )?;
         }
         writeln!(f)?;
         for line in &self.lines {

@@ -11,7 +11,8 @@ const BUDGET: Duration = Duration::from_millis(20);
 pub(crate) fn measure(bytes: usize, threads: usize) -> Option<f64> {
     let threads = threads.max(1);
     let part = (bytes / threads).max(1);
-    let pairs: Vec<(Vec<u8>, Vec<u8>)> = (0..threads).map(|_| Some((filled(part)?, filled(part)?))).collect::<Option<_>>()?;
+    let pairs: Vec<(Vec<u8>, Vec<u8>)> =
+        (0..threads).map(|_| Some((filled(part)?, filled(part)?))).collect::<Option<_>>()?;
     let barrier = Barrier::new(threads);
     let times: Vec<f64> = std::thread::scope(|scope| {
         let barrier = &barrier;

@@ -153,7 +153,9 @@ pub enum Error {
         path: PathBuf,
     },
     /// `verify` found differing bits.
-    #[error("{failed} of {cases} golden cases differ from the bit contract: report it with the table above and this machine's CPU")]
+    #[error(
+        "{failed} of {cases} golden cases differ from the bit contract: report it with the table above and this machine's CPU"
+    )]
     Verify {
         /// Cases that differ.
         failed: usize,

@@ -32,7 +32,8 @@ impl Output {
     pub(crate) fn create(place: &Place, tensors: Vec<Entry>, bf16: bool) -> Result<Self> {
         let target = resolve(&place.path)?;
         let (header, starts) = layout(place, &tensors, bf16)?;
-        let sizes: Vec<u64> = tensors.iter().map(|(_, dtype, shape)| bytes_of(*dtype, shape.iter().product())).collect();
+        let sizes: Vec<u64> =
+            tensors.iter().map(|(_, dtype, shape)| bytes_of(*dtype, shape.iter().product())).collect();
         let len = header.len() as u64 + sizes.iter().sum::<u64>();
         let folder = folder(&target);
         let named = interrupt::guard(|| make_temporary(&target, folder), NamedTempFile::path)
@@ -92,7 +93,9 @@ pub(crate) fn finish(outputs: Vec<Output>) -> Result<()> {
         outputs.iter().filter_map(|output| output.temporary.as_deref().map(Path::to_path_buf)).collect();
     interrupt::release(&paths, || {
         outputs.into_iter().try_for_each(|mut output| match output.temporary.take() {
-            Some(temporary) => temporary.persist(&output.target).map_err(|e| Error::io("write", &output.target)(e.error)),
+            Some(temporary) => {
+                temporary.persist(&output.target).map_err(|e| Error::io("write", &output.target)(e.error))
+            }
             None => Ok(()),
         })
     })

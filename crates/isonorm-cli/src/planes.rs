@@ -33,9 +33,9 @@ pub(crate) fn batch(args: &Batch) -> Result<()> {
     let running = load(&mean)?.zip(load(&var)?);
     let norm = batch_norm(args, &input);
     match running {
-        Some((mean, var)) if args.eval => input.by_sample("batch-norm", common, None, |io| {
-            Ok(norm.evaluate(io, mean.slice(), var.slice())?)
-        }),
+        Some((mean, var)) if args.eval => {
+            input.by_sample("batch-norm", common, None, |io| Ok(norm.evaluate(io, mean.slice(), var.slice())?))
+        }
         running => train(&norm, running, &input, common),
     }
 }
@@ -58,7 +58,8 @@ fn train(norm: &BatchNorm<'_>, mut running: Option<(Buffer, Buffer)>, input: &In
     let more = more.map(|(name, value)| (name.to_owned(), value.slice().dtype(), vec![geometry.channels])).collect();
     let columns = [Column::Mean, Column::Var];
     let stats = common.save_stats.as_ref();
-    let stats = stats.map(|place| StatsFile::create(place, &columns, x.dtype, &[geometry.channels], more)).transpose()?;
+    let stats =
+        stats.map(|place| StatsFile::create(place, &columns, x.dtype, &[geometry.channels], more)).transpose()?;
     let y = input.create_output(common)?;
     let mut saved = Saved::new(x.dtype, geometry.channels);
     let source = x.whole()?;

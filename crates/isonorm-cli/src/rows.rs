@@ -98,7 +98,10 @@ impl Inputs {
     }
 
     fn all(&self) -> Vec<&Tensor> {
-        [Some(&self.x), self.weight.as_ref(), self.bias.as_ref(), self.residual.as_ref()].into_iter().flatten().collect()
+        [Some(&self.x), self.weight.as_ref(), self.bias.as_ref(), self.residual.as_ref()]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     /// Whether x or the residual is so.

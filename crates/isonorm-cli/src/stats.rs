@@ -91,7 +91,13 @@ pub(crate) struct StatsFile {
 
 impl StatsFile {
     /// Makes the file: one tensor of `shape` for each column, and then `more`.
-    pub(crate) fn create(place: &Place, columns: &[Column], x: DType, shape: &[usize], more: Vec<Entry>) -> Result<Self> {
+    pub(crate) fn create(
+        place: &Place,
+        columns: &[Column],
+        x: DType,
+        shape: &[usize],
+        more: Vec<Entry>,
+    ) -> Result<Self> {
         if place.format == Format::Npy || place.name.is_some() {
             let found = format!("--save-stats {place} names one tensor, but there are several statistics");
             return Err(Error::usage(found, "give a file.safetensors"));

@@ -96,7 +96,12 @@ impl Stream<'_> {
         }
     }
 
-    fn write(&self, written: &Receiver<Block>, empty: &mpsc::Sender<Vec<Buffer>>, mut digest: Digest) -> Result<Digest> {
+    fn write(
+        &self,
+        written: &Receiver<Block>,
+        empty: &mpsc::Sender<Vec<Buffer>>,
+        mut digest: Digest,
+    ) -> Result<Digest> {
         for (range, buffers) in written {
             for ((output, dtype), buffer) in self.outputs.iter().zip(&buffers) {
                 if let Some(output) = output {

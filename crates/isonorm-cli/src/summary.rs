@@ -170,7 +170,11 @@ impl Finished {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let types = if self.dtype == self.output_dtype { self.dtype.clone() } else { format!("{} to {}", self.dtype, self.output_dtype) };
+        let types = if self.dtype == self.output_dtype {
+            self.dtype.clone()
+        } else {
+            format!("{} to {}", self.dtype, self.output_dtype)
+        };
         writeln!(f, "{:<9} {:?} {types}, written to {}", self.norm, self.shape, self.output.display())?;
         writeln!(
             f,
@@ -183,8 +187,12 @@ impl fmt::Display for Summary {
         )?;
         write!(f, "speed     {:.1} GB/s", self.gb_per_s)?;
         match (self.copy_share, self.copy_gb_per_s) {
-            (Some(share), Some(copy)) => writeln!(f, ", {:.0} % of this machine's copy ({copy:.1} GB/s)", 100.0 * share)?,
-            (None, Some(copy)) => writeln!(f, ", too short a run to compare with this machine's copy ({copy:.1} GB/s)")?,
+            (Some(share), Some(copy)) => {
+                writeln!(f, ", {:.0} % of this machine's copy ({copy:.1} GB/s)", 100.0 * share)?
+            }
+            (None, Some(copy)) => {
+                writeln!(f, ", too short a run to compare with this machine's copy ({copy:.1} GB/s)")?
+            }
             (_, None) => writeln!(f)?,
         }
         write!(f, "blake3    {}", self.blake3)

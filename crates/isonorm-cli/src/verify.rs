@@ -90,9 +90,7 @@ impl Report {
     fn print(&self, json: bool) -> Result<()> {
         let failed = self.differences.len();
         if json {
-            let line = |((norm, dtype), tallies): (&Group, &Vec<Tally>)| {
-                serde_json::json!({ "norm": norm, "dtype": dtype, "levels": self.levels.iter().zip(tallies).collect::<Vec<_>>() })
-            };
+            let line = |((norm, dtype), tallies): (&Group, &Vec<Tally>)| serde_json::json!({ "norm": norm, "dtype": dtype, "levels": self.levels.iter().zip(tallies).collect::<Vec<_>>() });
             let table: Vec<_> = self.table.iter().map(line).collect();
             return crate::print_json(&serde_json::json!({
                 "equal": failed == 0, "table": table, "differences": self.differences,

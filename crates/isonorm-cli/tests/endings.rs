@@ -44,7 +44,10 @@ fn a_file_size_limit_is_an_error_before_any_work() {
         let output = shell(&folder, &script).output().expect("bash runs");
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{norm}: {text}");
-        assert!(text.starts_with("isonorm: cannot write") && text.contains("no room for its 262272 bytes"), "{norm}: {text}");
+        assert!(
+            text.starts_with("isonorm: cannot write") && text.contains("no room for its 262272 bytes"),
+            "{norm}: {text}"
+        );
         assert_eq!(text.lines().count(), 1, "{text}");
         assert_eq!(folder.files(), ["x.npy"], "{norm}");
     }
@@ -62,7 +65,9 @@ fn a_full_disk_is_an_error_and_leaves_nothing() {
     }
     let mut seen = Vec::new();
     for norm in ["rms-norm x.npy", "layer-norm x.npy --axis 0", "batch-norm x.npy"] {
-        let output = shell(&folder, &format!("\"$ISONORM\" {norm} -o disk/y.npy; echo $?; ls -A disk")).output().expect("bash runs");
+        let output = shell(&folder, &format!("\"$ISONORM\" {norm} -o disk/y.npy; echo $?; ls -A disk"))
+            .output()
+            .expect("bash runs");
         seen.push((norm, output));
     }
     assert!(shell(&folder, "umount disk").status().expect("bash runs").success());
@@ -106,7 +111,9 @@ fn a_closed_pipe_is_quiet_and_the_output_whole() {
     folder.npy("x.npy", &Tensor::varied(DType::F32, &[4, 6], 1));
     let script = "\"$ISONORM\" rms-norm x.npy --json -o y.npy | sleep 0; exit ${PIPESTATUS[0]}";
     let script = script.replace("| sleep 0", "> >(exec true)"); // `true` is gone before the summary comes
-    let output = shell(&folder, &format!("{}; sleep 0.1", script.split(';').next().expect("a command"))).output().expect("bash runs");
+    let output = shell(&folder, &format!("{}; sleep 0.1", script.split(';').next().expect("a command")))
+        .output()
+        .expect("bash runs");
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.is_empty(), "{text}");
     assert_eq!(folder.read("y.npy").shape, [4, 6]);

@@ -107,9 +107,18 @@ fn truncated_and_malicious_headers() {
         }
         refused(&folder, &format!("rms-norm {place} -o y.npy"), &["is truncated", "expected", "found"][..1]);
     }
-    for shape in ["(9223372036854775808,)", "(9223372036854775807, 2)", "(18446744073709551615, 0)", "(-1,)", "(1e3,)", "(4294967296, 4294967296)", "(99999999999999999999999,)"] {
+    for shape in [
+        "(9223372036854775808,)",
+        "(9223372036854775807, 2)",
+        "(18446744073709551615, 0)",
+        "(-1,)",
+        "(1e3,)",
+        "(4294967296, 4294967296)",
+        "(99999999999999999999999,)",
+    ] {
         let text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
-        let header = [b"\x93NUMPY\x01\x00".as_slice(), &(text.len() as u16).to_le_bytes(), text.as_bytes(), &[0; 96]].concat();
+        let header =
+            [b"\x93NUMPY\x01\x00".as_slice(), &(text.len() as u16).to_le_bytes(), text.as_bytes(), &[0; 96]].concat();
         folder.write("evil.npy", &header);
         refused(&folder, "rms-norm evil.npy -o y.npy", &["evil.npy"]);
     }
@@ -161,7 +170,10 @@ fn shapes_and_axes_that_do_not_fit() {
         ("group-norm planes.npy --groups 0 -o y.npy", ["0 groups", "6 channels", "divisor"]),
         ("group-norm planes.npy --groups 2 --weight short.npy -o y.npy", ["weight has 5", "expected 6", "channel"]),
         ("instance-norm short.npy -o y.npy", ["short.npy", "[5]", "two axes"]),
-        ("batch-norm planes.npy --running-mean w.npy --running-var short.npy --eval -o y.npy", ["running_var has 5", "expected 6", "channel"]),
+        (
+            "batch-norm planes.npy --running-mean w.npy --running-var short.npy --eval -o y.npy",
+            ["running_var has 5", "expected 6", "channel"],
+        ),
     ] {
         refused(&folder, args, &words);
     }
@@ -192,9 +204,18 @@ fn options_that_have_no_meaning() {
         ("softmax x.npy -o y.npy", ["softmax", "unrecognized", "--help"]),
         ("rms-norm x.npy --save-stats s.npy -o y.npy", ["s.npy", "several statistics", "safetensors"]),
         ("batch-norm planes.npy --eval -o y.npy", ["--running-mean", "required", "--help"]),
-        ("batch-norm planes.npy --running-mean w.npy --running-var w.npy -o y.npy", ["running statistics", "--save-stats", "--eval"]),
-        ("batch-norm planes.npy --running-mean w.npy --running-var w.npy --eval --save-stats s.safetensors -o y.npy", ["--eval", "no statistics", "leave out"]),
-        ("batch-norm planes.npy --running-mean w.npy --running-var w.npy --momentum nan --save-stats s.safetensors -o y.npy", ["momentum is NaN", "expected", "isonorm"]),
+        (
+            "batch-norm planes.npy --running-mean w.npy --running-var w.npy -o y.npy",
+            ["running statistics", "--save-stats", "--eval"],
+        ),
+        (
+            "batch-norm planes.npy --running-mean w.npy --running-var w.npy --eval --save-stats s.safetensors -o y.npy",
+            ["--eval", "no statistics", "leave out"],
+        ),
+        (
+            "batch-norm planes.npy --running-mean w.npy --running-var w.npy --momentum nan --save-stats s.safetensors -o y.npy",
+            ["momentum is NaN", "expected", "isonorm"],
+        ),
     ] {
         refused(&folder, args, &words);
     }

@@ -73,7 +73,8 @@ fn batch_norm_trains_and_saves_what_it_measured() {
             let stats = folder.read(&format!("s.safetensors:{name}"));
             assert_eq!((stats.dtype, stats.shape.as_slice()), (expected, [6].as_slice()));
         }
-        let summary = folder.summary(&format!("batch-norm in.safetensors:last --layout nhwc {AFFINE} -o y.safetensors"));
+        let summary =
+            folder.summary(&format!("batch-norm in.safetensors:last --layout nhwc {AFFINE} -o y.safetensors"));
         let last = folder.read("y.safetensors:y");
         assert_eq!(first(&last), y, "{dtype} nhwc");
         assert_eq!(summary["blake3"], blake3::hash(last.data.bytes()).to_hex().as_str());

@@ -16,7 +16,11 @@ fn every_type_and_format_gives_the_librarys_bits() {
         RmsNorm::new(40).weight(w.slice()).forward(x.slice(), y.slice_mut()).expect("the library runs");
         folder.run("rms-norm in.safetensors:x --weight in.safetensors:w -o y.safetensors");
         assert_eq!(folder.read("y.safetensors:y"), y, "rms-norm {dtype}");
-        LayerNorm::new(40).weight(w.slice()).bias(b.slice()).forward(x.slice(), y.slice_mut()).expect("the library runs");
+        LayerNorm::new(40)
+            .weight(w.slice())
+            .bias(b.slice())
+            .forward(x.slice(), y.slice_mut())
+            .expect("the library runs");
         folder.run("layer-norm in.safetensors:x --weight in.safetensors:w --bias in.safetensors:b -o y.safetensors:z");
         assert_eq!(folder.read("y.safetensors:z"), y, "layer-norm {dtype}");
         folder.npy("x.npy", &x);
@@ -46,7 +50,8 @@ fn options_are_the_librarys() {
     for (flags, norm) in cases {
         let mut y = Tensor::zeros(DType::Bf16, &x.shape);
         norm.forward(x.slice(), y.slice_mut()).expect("the library runs");
-        let summary = folder.summary(&format!("rms-norm in.safetensors:x --weight in.safetensors:w {flags} -o y.safetensors"));
+        let summary =
+            folder.summary(&format!("rms-norm in.safetensors:x --weight in.safetensors:w {flags} -o y.safetensors"));
         assert_eq!(folder.read("y.safetensors:y"), y, "{flags}");
         assert_eq!(summary["blake3"], blake3::hash(y.data.bytes()).to_hex().as_str(), "{flags}");
         digests.push(summary["blake3"].to_string());
@@ -68,7 +73,11 @@ fn a_residual_is_added_first_and_its_sum_written() {
     folder.safetensors("in.safetensors", &[("x", &x), ("residual", &residual)]);
     let (mut y, mut r) = (Tensor::zeros(DType::Bf16, &x.shape), Tensor::zeros(DType::F32, &x.shape));
     for axis in ["-1", "1", "0"] {
-        let (x, residual) = if axis == "0" { (x.swapped(0, 1), residual.swapped(0, 1)) } else { (x.swapped(0, 0), residual.swapped(0, 0)) };
+        let (x, residual) = if axis == "0" {
+            (x.swapped(0, 1), residual.swapped(0, 1))
+        } else {
+            (x.swapped(0, 0), residual.swapped(0, 0))
+        };
         let hidden = x.shape[1];
         let (mut y_rows, mut r_rows) = (Tensor::zeros(DType::Bf16, &x.shape), Tensor::zeros(DType::F32, &x.shape));
         let io = Io::add(x.slice(), residual.slice(), r_rows.slice_mut(), y_rows.slice_mut());

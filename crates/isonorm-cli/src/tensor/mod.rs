@@ -120,7 +120,8 @@ impl Tensor {
     fn open_safetensors(place: &Place, file: File) -> Result<Self> {
         let path = &place.path;
         let len = file.metadata().map_err(Error::io("read", path))?.len();
-        let len = usize::try_from(len).map_err(|_| header_error(path, "safetensors", "it is larger than the address space".to_owned(), ""))?;
+        let len = usize::try_from(len)
+            .map_err(|_| header_error(path, "safetensors", "it is larger than the address space".to_owned(), ""))?;
         let header = if len == 0 {
             safetensors::parse(&[])
         } else {
@@ -194,7 +195,8 @@ impl Tensor {
         }
         let size = self.dtype.size();
         let offset = self.offset + (range.start * size) as u64;
-        let map = map::read(&self.file, offset, range.len() * size, now).map_err(Error::io("read", &self.place.path))?;
+        let map =
+            map::read(&self.file, offset, range.len() * size, now).map_err(Error::io("read", &self.place.path))?;
         Ok(Buffer::mapped(self.dtype, map))
     }
 

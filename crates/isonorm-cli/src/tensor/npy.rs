@@ -206,10 +206,20 @@ mod tests {
     fn broken_headers_are_refused_in_one_line() {
         let good = "{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }";
         for bad in [
-            "", "{", "{'", "{'descr'", "{'descr': ", "{}", "{'shape': (3,)}",
-            &good.replace("(3,)", "(-3,)"), &good.replace("(3,)", "(99999999999999999999,)"),
-            &good.replace("(3,)", "(3"), &good.replace("False", "Maybe"), &good.replace("shape", "shepe"),
-            &format!("{good} x"), &good.replace("(3,)", &"(".repeat(9000)),
+            "",
+            "{",
+            "{'",
+            "{'descr'",
+            "{'descr': ",
+            "{}",
+            "{'shape': (3,)}",
+            &good.replace("(3,)", "(-3,)"),
+            &good.replace("(3,)", "(99999999999999999999,)"),
+            &good.replace("(3,)", "(3"),
+            &good.replace("False", "Maybe"),
+            &good.replace("shape", "shepe"),
+            &format!("{good} x"),
+            &good.replace("(3,)", &"(".repeat(9000)),
         ] {
             let message = parse(&file(bad)).expect_err(bad);
             assert!(!message.contains('\n') && message.len() < 120, "{message}");

@@ -99,8 +99,11 @@ mod tests {
 
     #[test]
     fn a_written_header_reads_back() {
-        let entries =
-            [("y".to_owned(), DType::F64, vec![2, 3]), ("empty".to_owned(), DType::F16, vec![0]), ("s".to_owned(), DType::Bf16, vec![])];
+        let entries = [
+            ("y".to_owned(), DType::F64, vec![2, 3]),
+            ("empty".to_owned(), DType::F16, vec![0]),
+            ("s".to_owned(), DType::Bf16, vec![]),
+        ];
         let (mut file, starts) = header(&entries).expect("valid");
         let first = file.len();
         assert_eq!(starts, [first as u64, first as u64 + 48, first as u64 + 48]);

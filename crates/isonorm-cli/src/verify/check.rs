@@ -31,7 +31,9 @@ pub(super) fn difference(case: &Case, level: Level) -> Result<Option<String>> {
 
 fn compare(case: &Case, results: &Results) -> Option<String> {
     case.expected.iter().find_map(|(name, expected)| {
-        let (_, found) = results.iter().find(|(result, _)| result == name)?;
+        let Some((_, found)) = results.iter().find(|(result, _)| result == name) else {
+            return Some(format!("{name} is no result of {}", case.norm));
+        };
         unlike(expected, found).map(|what| format!("{name}{what}"))
     })
 }
@@ -44,7 +46,8 @@ fn unlike(expected: &Buffer, found: &Buffer) -> Option<String> {
         return Some(format!(": {} expected, {} found", of(expected), of(found)));
     }
     let words = |buffer: &Buffer| -> Vec<u64> { buffer.bytes().chunks(dtype.size()).map(word).collect() };
-    let differs = |(expected, found): (&u64, &u64)| expected != found && !(is_nan(dtype, *expected) && is_nan(dtype, *found));
+    let differs =
+        |(expected, found): (&u64, &u64)| expected != found && !(is_nan(dtype, *expected) && is_nan(dtype, *found));
     let (expected, found) = (words(expected), words(found));
     let at = expected.iter().zip(&found).position(differs)?;
     let digits = 2 * dtype.size();
@@ -120,15 +123,25 @@ enum Layout {
 fn planes(case: &Case, cpu: Cpu<'_>, layout: Layout) -> Result<Results> {
     let [samples, channels, spatial] = *case.shape else { return Ok(Vec::new()) };
     let last = layout == Layout::Last;
-    let x = if last { transposed(&case.x, samples, channels, spatial) } else { Buffer::copied(case.x.slice().dtype(), case.x.bytes()) };
+    let x = if last {
+        transposed(&case.x, samples, channels, spatial)
+    } else {
+        Buffer::copied(case.x.slice().dtype(), case.x.bytes())
+    };
     let mut y = Buffer::zeroed(case.y_type, x.len());
     let groups = case.options.groups.unwrap_or(1);
     let stats = if case.norm == NormName::GroupNorm { samples * groups } else { channels };
     let mut saved = Saved::new(compute_type(x.slice().dtype()), stats);
     let (source, target) = if last {
-        (Planes::channels_last(x.slice(), channels, spatial), PlanesMut::channels_last(y.slice_mut(), channels, spatial))
+        (
+            Planes::channels_last(x.slice(), channels, spatial),
+            PlanesMut::channels_last(y.slice_mut(), channels, spatial),
+        )
     } else {
-        (Planes::channels_first(x.slice(), channels, spatial), PlanesMut::channels_first(y.slice_mut(), channels, spatial))
+        (
+            Planes::channels_first(x.slice(), channels, spatial),
+            PlanesMut::channels_first(y.slice_mut(), channels, spatial),
+        )
     };
     let io = PlaneIo::new(source, target);
     let mut updated = Vec::new();

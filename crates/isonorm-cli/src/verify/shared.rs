@@ -106,7 +106,9 @@ impl Entry {
         let mut options = operation.options.clone();
         options.llama = operation.recipe.as_deref() == Some("llama");
         let stats = [("rstd", &operation.rstd), ("mean", &operation.mean), ("var", &operation.var)];
-        let stats = stats.into_iter().filter_map(|(name, words)| Some((name.to_owned(), narrowed(DType::F32, words.as_ref()?))));
+        let stats = stats
+            .into_iter()
+            .filter_map(|(name, words)| Some((name.to_owned(), narrowed(DType::F32, words.as_ref()?))));
         Some(Case {
             name: format!("norms.json {shape:?} {} {} {name}", self.dtype, self.kind),
             norm,
