@@ -253,3 +253,39 @@ fn streaming_copies_just_what_it_is_given() {
         }
     }
 }
+
+struct StorePast<'a, T: Element>(&'a [T::Compute; LANES], &'a mut [T; LANES]);
+
+impl<T: Element> Kernel<T::Compute> for StorePast<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Isa<T::Compute>>(self, isa: S) {
+        isa.prefetch(self.0);
+        T::store_past(isa, isa.load(self.0), self.1);
+        isa.fence();
+    }
+}
+
+/// Anywhere in a cache line, since sets store past the caches to whole lines alone.
+fn stores_past_the_caches<T: Element>() {
+    let values: [T::Compute; LANES] = std::array::from_fn(|l| T::Compute::from_f64(0.1 + l as f64));
+    for level in Level::available() {
+        for start in 0..128 {
+            let mut to = [T::default(); 160];
+            let (chunks, _) = to[start..].as_chunks_mut::<LANES>();
+            T::Compute::enter(level, StorePast(&values, &mut chunks[0]));
+            let found = to.iter().skip(start).take(LANES);
+            assert!(found.copied().eq(values.map(T::narrow)), "{} at {start} on {level}", T::DTYPE);
+            let around = to.iter().take(start).chain(&to[start + LANES..]);
+            assert!(around.copied().all(|x| x == T::default()), "beside {} at {start} on {level}", T::DTYPE);
+        }
+    }
+}
+
+#[test]
+fn stores_past_the_caches_store_the_same() {
+    stores_past_the_caches::<f32>();
+    stores_past_the_caches::<f64>();
+    stores_past_the_caches::<f16>();
+    stores_past_the_caches::<bf16>();
+}
