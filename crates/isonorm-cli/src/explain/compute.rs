@@ -281,3 +281,36 @@ impl Arithmetic {
         if options.eps_outside { self.add(self.sqrt(stat.var), eps) } else { self.sqrt(self.add(stat.var, eps)) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The shown root is not the library's own number; what is one over it must be.
+    #[test]
+    fn one_over_the_shown_root_is_the_librarys_inv() {
+        let rows = [[1.0, 2.0, 3.0], [1e30, -2e30, 5e29], [1e-30, 3e-30, 0.0], [0.1, 0.7, -0.3], [5.0, 5.0, 5.0]];
+        for dtype in [DType::F32, DType::F64, DType::F16, DType::Bf16] {
+            let layout = Layout {
+                computed: [1, rows.len(), 3],
+                whole: [1, rows.len(), 3],
+                names: ["", "row", "hidden"],
+                together: Together::Row,
+                unit: "row",
+            };
+            let x = Values::rounded(rows.iter().flatten().copied(), dtype);
+            let rms = Kind::Rms { recipe: Recipe::Torch, weight_offset: 0.0, partial: None };
+            for (kind, eps_outside, eps) in
+                [(rms, false, 1e-6), (rms, true, 1e-6), (Kind::Layer, false, 1e-5), (Kind::Layer, true, 0.0)]
+            {
+                let options = Options { kind, eps, eps_outside };
+                let made = forward(&options, &layout, &x, Affine::default(), dtype).expect("a forward");
+                let arithmetic = Arithmetic::of(dtype);
+                for (stat, row) in made.stats.iter().zip(rows) {
+                    let inv = arithmetic.div(1.0, arithmetic.root(&options, stat));
+                    assert_eq!(inv.to_bits(), stat.inv.to_bits(), "{dtype} {kind:?} eps {eps} {row:?}");
+                }
+            }
+        }
+    }
+}

@@ -79,7 +79,7 @@ fn markup(block: &Block) -> Markup {
         Block::Drawing { caption, lines } => html! {
             figure.drawing {
                 figcaption { (caption) }
-                pre tabindex="0" { (lines.join("\n")) }
+                pre { (lines.join("\n")) }
             }
         },
     }
@@ -87,7 +87,7 @@ fn markup(block: &Block) -> Markup {
 
 fn worked(lines: &[Worked]) -> Markup {
     html! {
-        dl.worked tabindex="0" {
+        dl.worked {
             @for line in lines { div { dt { (line.label) } dd { (formula(&line.formula)) } } }
         }
     }
@@ -95,7 +95,7 @@ fn worked(lines: &[Worked]) -> Markup {
 
 fn words(table: &Table) -> Markup {
     html! {
-        div.scroll tabindex="0" {
+        div.scroll {
             table.words {
                 thead { tr { @for cell in &table.head {
                     @if cell.is_empty() { td {} } @else { th scope="col" { (cell) } }
@@ -121,7 +121,7 @@ fn heat_unit(grids: &[Grid]) -> f64 {
 fn grid(grid: &Grid, unit: f64) -> Markup {
     let more = left_out(grid.rows.left_out, grid.columns.left_out, &grid.rows.name, &grid.columns.name);
     html! {
-        figure.grid tabindex="0" {
+        figure.grid {
             @if !grid.caption.is_empty() { figcaption { (grid.caption) } }
             table class=(framing(grid)) style={ "--chars:" (longest(grid)) } {
                 thead { tr {

@@ -96,15 +96,6 @@ impl Layout {
         }
     }
 
-    /// The place of an element in a weight with one value for each normalized element or channel.
-    pub(crate) fn parameter_of(&self, index: usize) -> usize {
-        let [_, row, column] = self.place(index);
-        match (self.together, self.unit) {
-            (Together::Column, _) | (Together::Row, "row") => column,
-            _ => row,
-        }
-    }
-
     /// What is drawn as one band.
     pub(crate) fn bands(&self) -> Bands {
         match self.together {

@@ -58,7 +58,12 @@ impl<'a> Run<'a> {
     /// One worked formula for each shown row, channel or group.
     pub(crate) fn worked(&self, formula: impl Fn(usize) -> String) -> Block {
         let line = |unit| Worked { label: self.layout().label(unit), formula: formula(unit) };
-        Block::Worked(self.layout().shown_units().map(line).collect())
+        let mut lines: Vec<Worked> = self.layout().shown_units().map(line).collect();
+        let more = self.layout().units() - lines.len();
+        if more > 0 {
+            lines.push(Worked { label: "…".to_owned(), formula: format!(r"\text{{and {} more}}", count(more)) });
+        }
+        Block::Worked(lines)
     }
 
     /// Grids of a value of each shown element.
@@ -226,10 +231,13 @@ pub(crate) fn normalized(run: &Run<'_>, centred: bool) -> Step {
         let stat = &run.hat.stats[run.layout().unit_of(index)];
         let (value, inv) = (run.brief(run.scaled_x(index)), run.exact(stat.inv));
         let x_hat = run.exact(run.hat.y.at(index));
-        let formula = if centred {
-            format!("x_hat = (x - mean) · rstd = ({value} - {}) · {inv} = {x_hat}", bracketed(run.brief(stat.mean)))
-        } else {
-            format!("x_hat = x · rstd = {} · {inv} = {x_hat}", bracketed(value))
+        let (mean, delta) = (bracketed(run.brief(stat.mean)), bracketed(run.brief(stat.delta)));
+        let formula = match (centred, stat.delta == 0.0) {
+            (true, true) => format!("x_hat = (x - mean) · rstd = ({value} - {mean}) · {inv} = {x_hat}"),
+            (true, false) => {
+                format!("x_hat = (x - mean - delta) · rstd = ({value} - {mean} - {delta}) · {inv} = {x_hat}")
+            }
+            (false, _) => format!("x_hat = x · rstd = {} · {inv} = {x_hat}", bracketed(value)),
         };
         Worked { label: "first element".to_owned(), formula }
     });
@@ -288,8 +296,11 @@ fn per(layout: &Layout) -> &'static str {
 
 fn parameter(name: &str, values: &Values) -> Block {
     let shown: Vec<String> = values.iter().take(MOST_COLUMNS).map(|v| exact(v, values.dtype())).collect();
-    let more =
-        if values.len() > shown.len() { format!(", … ({} in all)", count(values.len())) } else { String::new() };
+    let more = if values.len() > shown.len() {
+        format!(r", … \text{{({} in all)}}", count(values.len()))
+    } else {
+        String::new()
+    };
     Block::Worked(vec![Worked { label: name.to_owned(), formula: format!("[{}{more}]", shown.join(", ")) }])
 }
 

@@ -138,11 +138,14 @@ impl Parameter<'_> {
 
 /// What is explained when nothing is given: small numbers whose results can be checked in the head.
 fn example(norm: Norm) -> Numbers {
-    let planes = matches!(norm, Norm::GroupNorm | Norm::InstanceNorm);
-    let shape = if planes { vec![2, 4, 3] } else { vec![3, 3] };
-    let len = shape.iter().product::<usize>();
-    let value = |i: usize| if i < 12 { i + 1 } else { 2 * (i - 11) };
-    Numbers { shape, values: (0..len).map(|i| value(i) as f64).collect() }
+    const SECOND: [f64; 12] = [5., 1., 3., 2., 8., 2., 0., 4., 8., 9., 9., 0.];
+    let counting = |n: u8| (1..=n).map(f64::from);
+    match norm {
+        Norm::GroupNorm | Norm::InstanceNorm => {
+            Numbers { shape: vec![2, 4, 3], values: counting(12).chain(SECOND).collect() }
+        }
+        _ => Numbers { shape: vec![3, 3], values: counting(9).collect() },
+    }
 }
 
 impl Subject {
