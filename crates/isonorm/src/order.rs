@@ -14,6 +14,10 @@
 
 use arrayvec::ArrayVec;
 
+mod columns;
+
+pub(crate) use columns::{BatchSums, ColumnTerms, reduce_columns};
+
 use crate::element::{Compute, Element};
 use crate::isa::Isa;
 
@@ -172,7 +176,7 @@ struct Tree<V, const K: usize> {
 
 impl<V: Copy, const K: usize> Tree<V, K> {
     #[inline(always)]
-    fn new() -> Self {
+    const fn new() -> Self {
         Tree { nodes: ArrayVec::new_const(), leaves: 0 }
     }
 
