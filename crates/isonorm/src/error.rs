@@ -43,6 +43,18 @@ pub enum Error {
         /// Shape found.
         found: Vec<usize>,
     },
+    /// Two tensors that must agree in layout do not.
+    #[error("{name} is {found}, expected {expected} as {like} is")]
+    Layout {
+        /// Which tensor.
+        name: &'static str,
+        /// The tensor it must agree with.
+        like: &'static str,
+        /// Layout expected: `channels first` or `channels last`.
+        expected: &'static str,
+        /// Layout found.
+        found: &'static str,
+    },
     /// A strided view reaches outside its slice.
     #[error("{name} reaches element {reaches} of a slice of {len}: check its shape, strides and offset")]
     OutOfBounds {

@@ -1,0 +1,255 @@
+//! The element-wise half of the channel-wise norms: y from x, where statistics, weight and bias belong to a
+//! channel.
+//!
+//! ```text
+//! x_hat = ((x * scale - mean) - delta) * inv       scale under the range rule only
+//! y     = T_y(fma(x_hat, weight, bias))
+//! ```
+//!
+//! Wide planes go through a kernel with one channel's values in registers ([`Output::planes`]). Narrow ones,
+//! and channels that lie side by side, are columns: the values of up to [`TILE`] of them are laid out as
+//! memory is, and rows go by ([`Output::columns`]).
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use arrayvec::ArrayVec;
+
+use crate::apply::{Apply, CenteredHat, Channel, Fence, Hat, ScaledHat, Stream, WeightBias, apply_row, narrow_tile};
+use crate::columns::Columns;
+use crate::element::{Compute, Element, Slice, SliceMut};
+use crate::isa::Isa;
+use crate::level::{Kernel, Level};
+use crate::params::{Params, widen_slice};
+use crate::planes::Shape;
+use crate::rows::{In, Out};
+use crate::stats::{Eps, Stats};
+
+/// Elements of a tile: a few of them fit the nearest cache.
+pub(crate) const TILE: usize = 1024;
+/// Channels whose values are at hand at once.
+pub(crate) const WINDOW: usize = 64;
+
+/// What one call computes, apart from where.
+#[derive(Clone, Copy)]
+pub(crate) struct Task<'a, C> {
+    pub(crate) level: Level,
+    pub(crate) shape: Shape,
+    pub(crate) eps: Eps<C>,
+    pub(crate) params: Params<'a>,
+    /// Whether y is written past the caches.
+    pub(crate) stream: bool,
+}
+
+/// What the elements of one channel need.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Values<C> {
+    pub(crate) stats: Stats<C>,
+    pub(crate) weight: C,
+    pub(crate) bias: C,
+}
+
+/// Where a channel's statistics are.
+#[derive(Clone, Copy)]
+pub(crate) enum Source<'a, C> {
+    /// `stats[i]` are those of `per` channels from `first + i * per` on.
+    Given { stats: &'a [Stats<C>], first: usize, per: usize },
+    /// The running statistics of all channels.
+    Running { mean: Slice<'a>, var: Slice<'a> },
+}
+
+impl<C: Compute> Source<'_, C> {
+    /// The statistics of up to [`WINDOW`] channels.
+    pub(crate) fn stats(&self, eps: Eps<C>, channels: Range<usize>) -> ArrayVec<Stats<C>, WINDOW> {
+        match *self {
+            Source::Given { stats, first, per } => channels.map(|c| stats[(c - first) / per]).collect(),
+            Source::Running { mean, var } => {
+                let [mut means, mut vars] = [[C::ZERO; WINDOW]; 2];
+                let n = channels.len();
+                widen_slice(mean.part(channels.start, n), &mut means[..n]);
+                widen_slice(var.part(channels.start, n), &mut vars[..n]);
+                let stats = |(&mean, &var): (&C, &C)| Stats {
+                    mean,
+                    delta: C::ZERO,
+                    var,
+                    inv: eps.inverse_root(var),
+                    scale: C::ONE,
+                };
+                means[..n].iter().zip(&vars[..n]).map(stats).collect()
+            }
+        }
+    }
+}
+
+impl<C: Compute> Task<'_, C> {
+    /// The values of up to [`WINDOW`] channels.
+    pub(crate) fn values(&self, source: Source<'_, C>, channels: Range<usize>) -> ArrayVec<Values<C>, WINDOW> {
+        let [mut weight, mut bias] = [[C::ZERO; WINDOW]; 2];
+        let n = channels.len();
+        self.params.widen(channels.start, &mut weight[..n], &mut bias[..n]);
+        let stats = source.stats(self.eps, channels);
+        stats.iter().zip(weight).zip(bias).map(|((&stats, weight), bias)| Values { stats, weight, bias }).collect()
+    }
+}
+
+/// How y is written: where x, y and the way there allow it from x to y at once, else through tiles.
+pub(crate) struct Output<T: Element> {
+    level: Level,
+    stream: bool,
+    x: [T; TILE],
+    y: [T; TILE],
+    wide: [T::Compute; TILE],
+}
+
+/// A stretch of x that becomes a stretch of y.
+pub(crate) trait Stretch<C: Compute> {
+    fn apply<X: Element<Compute = C>, Y: Element<Compute = C>>(&self, level: Level, x: &[X], y: &mut [Y]);
+}
+
+impl<T: Element> Output<T> {
+    pub(crate) fn new(task: &Task<'_, T::Compute>) -> Self {
+        let (x, y, wide) = ([T::default(); TILE], [T::default(); TILE], [T::Compute::ZERO; TILE]);
+        Output { level: task.level, stream: task.stream, x, y, wide }
+    }
+
+    /// Contiguous planes of `spatial` elements, one for each of `values`; x is what y holds where there is none.
+    pub(crate) fn planes(
+        &mut self,
+        x: Option<&[T]>,
+        mut y: SliceMut<'_>,
+        spatial: usize,
+        values: &[Values<T::Compute>],
+    ) {
+        if self.directly(x, y.reborrow(), &Planes { spatial, values }) {
+            return;
+        }
+        for (i, values) in values.iter().enumerate() {
+            for start in (0..spatial).step_by(TILE) {
+                let (at, n) = (i * spatial + start, TILE.min(spatial - start));
+                let plane = Planes { spatial: n, values: std::slice::from_ref(values) };
+                self.tile(x.map(|x| &x[at..at + n]), y.reborrow().part(at, n), &plane);
+            }
+        }
+    }
+
+    /// Rows of columns, of which the last may be cut short.
+    pub(crate) fn columns(&mut self, x: Option<&[T]>, mut y: SliceMut<'_>, columns: &Columns<T::Compute>) {
+        if self.directly(x, y.reborrow(), columns) {
+            return;
+        }
+        for at in (0..y.len()).step_by(columns.stride) {
+            let n = columns.width.min(y.len() - at);
+            self.tile(x.map(|x| &x[at..at + n]), y.reborrow().part(at, n), columns);
+        }
+    }
+
+    /// Up to [`TILE`] elements that share their statistics, each with its own weight and bias.
+    pub(crate) fn elements(&mut self, x: Option<&[T]>, mut y: SliceMut<'_>, elements: &Elements<'_, T::Compute>) {
+        if !self.directly(x, y.reborrow(), elements) {
+            self.tile(x, y, elements);
+        }
+    }
+
+    fn directly(&self, x: Option<&[T]>, y: SliceMut<'_>, stretch: &impl Stretch<T::Compute>) -> bool {
+        if self.stream {
+            return false;
+        }
+        let (Some(x), Some(y)) = (x, T::of_mut(y)) else { return false };
+        stretch.apply(self.level, x, y);
+        true
+    }
+
+    /// At most [`TILE`] elements.
+    fn tile(&mut self, x: Option<&[T]>, mut y: SliceMut<'_>, stretch: &impl Stretch<T::Compute>) {
+        let (level, n) = (self.level, y.len());
+        let x = match (x, T::of(&y.as_slice())) {
+            (Some(x), _) => x,
+            (None, Some(y)) => {
+                self.x[..n].copy_from_slice(y);
+                &self.x[..n]
+            }
+            (None, None) => return, // y, which is x, is of x's type
+        };
+        match T::of_mut(y.reborrow()) {
+            Some(y) if self.stream => {
+                stretch.apply(level, x, &mut self.y[..n]);
+                T::Compute::enter(level, Stream { from: &self.y[..n], to: y });
+            }
+            Some(y) => stretch.apply(level, x, y),
+            None => {
+                stretch.apply(level, x, &mut self.wide[..n]);
+                narrow_tile(level, &self.wide[..n], y);
+            }
+        }
+    }
+
+    /// Orders what was written past the caches before whatever comes next.
+    pub(crate) fn finish(self) {
+        if self.stream {
+            T::Compute::enter(self.level, Fence);
+        }
+    }
+}
+
+struct Planes<'a, C> {
+    spatial: usize,
+    values: &'a [Values<C>],
+}
+
+impl<C: Compute> Stretch<C> for Planes<'_, C> {
+    fn apply<X: Element<Compute = C>, Y: Element<Compute = C>>(&self, level: Level, x: &[X], y: &mut [Y]) {
+        let Planes { spatial, values } = *self;
+        if values.iter().any(|values| values.stats.is_scaled()) {
+            C::enter(level, ApplyPlanes::<ScaledHat, _, _, _> { x, y, spatial, values, hat: PhantomData });
+        } else {
+            C::enter(level, ApplyPlanes::<CenteredHat, _, _, _> { x, y, spatial, values, hat: PhantomData });
+        }
+    }
+}
+
+struct ApplyPlanes<'a, H, C, X, Y> {
+    x: &'a [X],
+    y: &'a mut [Y],
+    spatial: usize,
+    values: &'a [Values<C>],
+    hat: PhantomData<H>,
+}
+
+impl<C, H, X, Y> Kernel<C> for ApplyPlanes<'_, H, C, X, Y>
+where
+    C: Compute,
+    H: Hat<C>,
+    X: Element<Compute = C>,
+    Y: Element<Compute = C>,
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<S: Isa<C>>(self, isa: S) {
+        let x = self.x.chunks_exact(self.spatial);
+        let y = self.y.chunks_exact_mut(self.spatial);
+        for ((x, y), values) in x.zip(y).zip(self.values) {
+            let hat = H::splat(isa, &values.stats);
+            apply_row::<C, S, H, X, C, Y, _>(isa, x, y, hat, Channel(values.weight, values.bias));
+        }
+    }
+}
+
+/// One row's elements: common statistics, weights and biases of their own.
+pub(crate) struct Elements<'a, C> {
+    pub(crate) stats: Stats<C>,
+    pub(crate) weight: &'a [C],
+    pub(crate) bias: &'a [C],
+}
+
+impl<C: Compute> Stretch<C> for Elements<'_, C> {
+    fn apply<X: Element<Compute = C>, Y: Element<Compute = C>>(&self, level: Level, x: &[X], y: &mut [Y]) {
+        let (stats, affine) = (std::slice::from_ref(&self.stats), WeightBias(self.weight, self.bias));
+        let (x, y) = (In::one(x), Out::one(y));
+        if self.stats.is_scaled() {
+            C::enter(level, Apply::<ScaledHat, X, C, Y, _>::new(x, y, 0..1, stats, affine));
+        } else {
+            C::enter(level, Apply::<CenteredHat, X, C, Y, _>::new(x, y, 0..1, stats, affine));
+        }
+    }
+}
