@@ -138,8 +138,12 @@ mod tests {
         #[cfg(target_arch = "x86_64")]
         const SETTINGS: [(&str, Register); 3] = [("flush-to-zero", 1 << 15), ("denormals", 1 << 6), ("round", 3 << 13)];
         #[cfg(target_arch = "aarch64")]
-        const SETTINGS: [(&str, Register); 4] =
-            [("flush-to-zero", 1 << 24), ("default NaN", 1 << 25), ("round", 3 << 22), ("f16 without infinity", 1 << 26)];
+        const SETTINGS: [(&str, Register); 4] = [
+            ("flush-to-zero", 1 << 24),
+            ("default NaN", 1 << 25),
+            ("round", 3 << 22),
+            ("f16 without infinity", 1 << 26),
+        ];
         let host = read();
         for (name, setting) in SETTINGS {
             write(DEFAULT | setting);

@@ -180,12 +180,14 @@ impl Isa<f64> for Neon {
     fn down<const W: usize>(self, v: Self::V) -> Self::V {
         let mut out = v;
         match W {
-            1 => out[0] = op!(vextq_f64::<1>(v[0], v[0])),
-            _ => {
-                for i in 0..W / 2 {
-                    out[i] = v[i + W / 2];
-                }
+            16 => {
+                [out[0], out[1], out[2], out[3]] = [v[8], v[9], v[10], v[11]];
+                [out[4], out[5], out[6], out[7]] = [v[12], v[13], v[14], v[15]];
             }
+            8 => [out[0], out[1], out[2], out[3]] = [v[4], v[5], v[6], v[7]],
+            4 => [out[0], out[1]] = [v[2], v[3]],
+            2 => out[0] = v[1],
+            _ => out[0] = op!(vextq_f64::<1>(v[0], v[0])),
         }
         out
     }
