@@ -1,0 +1,179 @@
+//! The yardstick for one row: the operation written for speed alone, summed in whatever order is
+//! fastest, with no contract, no range rule and no shape but whole vectors.
+//!
+//! The LayerNorm loop takes sum and sum of squares in one pass, which loses the variance of rows
+//! far from zero; it is here for its time only.
+#![allow(unsafe_code)] // AVX-512 loads and stores, and the entry into code compiled for it
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+use std::hint::black_box;
+
+use half::bf16;
+
+use crate::cells::{Cell, Dtype, EPS, Op};
+use crate::memory::{Inputs, Outputs};
+use crate::timing::{Contestant, Role, repeat};
+
+/// The loops for `cell`; none where a whole tensor is the work.
+pub(crate) fn contestants<'a>(cell: &Cell, inputs: &'a Inputs) -> Vec<Contestant<'a>> {
+    if cell.rows > 1 {
+        return Vec::new();
+    }
+    match (cell.op, cell.dtype) {
+        (Op::RmsNorm, Dtype::F32) => rms_norm_loops(inputs),
+        (Op::LayerNorm, Dtype::F32) => layer_norm_loops(inputs),
+        (Op::RmsNorm, Dtype::Bf16) => rms_norm_bf16_loops(inputs),
+        _ => Vec::new(),
+    }
+}
+
+fn contestant<'a>(name: &str, mut call: impl FnMut(&mut Outputs) + 'a) -> Contestant<'a> {
+    Contestant {
+        name: format!("free-order loop ({name})"),
+        role: Role::Loop,
+        run: Box::new(move |calls, outputs| repeat(calls, || call(black_box(outputs)))),
+    }
+}
+
+fn rms_norm_loops(inputs: &Inputs) -> Vec<Contestant<'_>> {
+    let (x, w) = (inputs.x.as_slice(), inputs.weight.as_slice());
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        // SAFETY: AVX-512F was detected just now.
+        let run = move |out: &mut Outputs| unsafe { avx512::rms_norm(x, w, out.y.as_mut_slice()) };
+        return vec![contestant("AVX-512", run)];
+    }
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        // SAFETY: AVX2 and FMA were detected just now.
+        let run = move |out: &mut Outputs| unsafe { avx2::rms_norm(x, w, out.y.as_mut_slice()) };
+        return vec![contestant("AVX2", run)];
+    }
+    vec![contestant("portable", move |out| plain::rms_norm(x, w, out.y.as_mut_slice()))]
+}
+
+fn layer_norm_loops(inputs: &Inputs) -> Vec<Contestant<'_>> {
+    let (x, w, b) = (inputs.x.as_slice(), inputs.weight.as_slice(), inputs.bias.as_slice());
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        let run = move |out: &mut Outputs| {
+            // SAFETY: AVX-512F was detected just now.
+            unsafe { avx512::layer_norm(x, w, b, out.y.as_mut_slice()) }
+        };
+        return vec![contestant("AVX-512", run)];
+    }
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        let run = move |out: &mut Outputs| {
+            // SAFETY: AVX2 and FMA were detected just now.
+            unsafe { avx2::layer_norm(x, w, b, out.y.as_mut_slice()) }
+        };
+        return vec![contestant("AVX2", run)];
+    }
+    vec![contestant("portable", move |out| plain::layer_norm(x, w, b, out.y.as_mut_slice()))]
+}
+
+fn rms_norm_bf16_loops(inputs: &Inputs) -> Vec<Contestant<'_>> {
+    let (x, w): (&[bf16], &[bf16]) = (inputs.x.as_slice(), inputs.weight.as_slice());
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        let run = move |out: &mut Outputs| {
+            // SAFETY: AVX-512F was detected just now.
+            unsafe { avx512::rms_norm_bf16(x, w, out.y.as_mut_slice()) }
+        };
+        let mut loops = vec![contestant("AVX-512", run)];
+        if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512bf16") {
+            let run = move |out: &mut Outputs| {
+                // SAFETY: AVX-512F, BW and BF16 were detected just now.
+                unsafe { avx512::rms_norm_bf16_without_subnormals(x, w, out.y.as_mut_slice()) }
+            };
+            let lesser = contestant("AVX-512 BF16, no subnormals", run);
+            loops.push(Contestant { role: Role::LesserLoop, ..lesser });
+        }
+        return loops;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        // SAFETY: AVX2 and FMA were detected just now.
+        let run = move |out: &mut Outputs| unsafe { avx2::rms_norm_bf16(x, w, out.y.as_mut_slice()) };
+        return vec![contestant("AVX2", run)];
+    }
+    vec![contestant("portable", move |out| plain::rms_norm_bf16(x, w, out.y.as_mut_slice()))]
+}
+
+/// The loops over arrays of [`LANES`] sums, which the compiler turns into whatever vectors its
+/// caller is compiled for.
+mod plain {
+    use super::{EPS, bf16};
+
+    const LANES: usize = 64;
+
+    #[inline(always)]
+    pub(super) fn rms_norm(x: &[f32], w: &[f32], y: &mut [f32]) {
+        let rstd = 1.0 / (sums(x, |v| v)[1] / x.len() as f32 + EPS).sqrt();
+        for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+            *y = x * rstd * w;
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn layer_norm(x: &[f32], w: &[f32], b: &[f32], y: &mut [f32]) {
+        let n = x.len() as f32;
+        let [sum, squares] = sums(x, |v| v);
+        let mean = sum / n;
+        let rstd = 1.0 / (squares / n - mean * mean + EPS).sqrt();
+        for (((y, x), w), b) in y.iter_mut().zip(x).zip(w).zip(b) {
+            *y = (x - mean) * rstd * w + b;
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn rms_norm_bf16(x: &[bf16], w: &[bf16], y: &mut [bf16]) {
+        let rstd = 1.0 / (sums(x, widen)[1] / x.len() as f32 + EPS).sqrt();
+        for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+            let bits = (widen(*x) * rstd * widen(*w)).to_bits();
+            *y = bf16::from_bits(((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16);
+        }
+    }
+
+    #[inline(always)]
+    fn widen(x: bf16) -> f32 {
+        f32::from_bits(u32::from(x.to_bits()) << 16)
+    }
+
+    /// Sum and sum of squares; the one that is not used costs nothing.
+    #[inline(always)]
+    fn sums<E: Copy>(x: &[E], widen: impl Fn(E) -> f32) -> [f32; 2] {
+        let (mut sum, mut squares) = ([0.0f32; LANES], [0.0f32; LANES]);
+        for chunk in x.as_chunks::<LANES>().0 {
+            for i in 0..LANES {
+                let v = widen(chunk[i]);
+                sum[i] += v;
+                squares[i] += v * v;
+            }
+        }
+        [sum.iter().sum(), squares.iter().sum()]
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use super::{bf16, plain};
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn rms_norm(x: &[f32], w: &[f32], y: &mut [f32]) {
+        plain::rms_norm(x, w, y);
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn layer_norm(x: &[f32], w: &[f32], b: &[f32], y: &mut [f32]) {
+        plain::layer_norm(x, w, b, y);
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn rms_norm_bf16(x: &[bf16], w: &[bf16], y: &mut [bf16]) {
+        plain::rms_norm_bf16(x, w, y);
+    }
+}

@@ -1,0 +1,84 @@
+//! The native peers, each by its fastest path, on a thread pool of its own.
+//!
+//! All four find their threads in the rayon pool they are called from, so a peer's whole sample
+//! runs inside a pool of 1 or of 2 threads: no call pays for entering it.
+
+mod burn;
+mod candle;
+mod parts;
+mod rten;
+mod tract;
+
+use rayon::ThreadPool;
+
+use crate::cells::Cell;
+use crate::memory::{Inputs, Outputs};
+use crate::timing::{Contestant, Role, repeat};
+
+/// One peer, ready for one cell.
+pub(crate) trait Peer: Send {
+    /// The operation once; the result is left in `outputs`, or dropped where the peer allocates it.
+    fn call(&mut self, outputs: &mut Outputs);
+
+    /// The operation once more, and its result.
+    fn result(&mut self, outputs: &mut Outputs) -> Vec<f32>;
+}
+
+/// A peer's name, version and path, and how to make it ready: `None` where it lacks the operation.
+pub(crate) struct Entry {
+    pub(crate) name: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) path: &'static str,
+    prepare: for<'a> fn(&Cell, &'a Inputs, usize) -> Option<Box<dyn Peer + 'a>>,
+}
+
+/// The peers, in the order of the table. Versions as pinned in `Cargo.toml`.
+pub(crate) const PEERS: [Entry; 4] = [
+    Entry {
+        name: "rten",
+        version: "rten-vecmath 0.27.0",
+        path: "SumSquare or Sum and SumSquareSub, then Normalize, into a given output; \
+               one run of rows per thread",
+        prepare: rten::prepare,
+    },
+    Entry {
+        name: "tract",
+        version: "tract-linalg 0.23.9",
+        path: "a row copied, then in place: rms_norm_f32 (centred first for LayerNorm), multiply \
+               by weight, add bias; one run of rows per thread",
+        prepare: tract::prepare,
+    },
+    Entry {
+        name: "candle",
+        version: "candle-nn 0.11.1",
+        path: "the fused ops::rms_norm and ops::layer_norm; BatchNorm::forward_t; a new output \
+               per call",
+        prepare: candle::prepare,
+    },
+    Entry {
+        name: "burn",
+        version: "burn 0.22.1 (flex)",
+        path: "the fused module::layer_norm and module::batch_norm; nn::RmsNorm; a new output \
+               per call",
+        prepare: burn::prepare,
+    },
+];
+
+/// Each peer with this cell's operation, in `pool`.
+pub(crate) fn ready<'a>(
+    cell: &Cell,
+    inputs: &'a Inputs,
+    pool: &ThreadPool,
+) -> Vec<(&'static Entry, Box<dyn Peer + 'a>)> {
+    let threads = pool.current_num_threads();
+    PEERS.iter().filter_map(|entry| Some((entry, (entry.prepare)(cell, inputs, threads)?))).collect()
+}
+
+/// A peer as a contestant.
+pub(crate) fn contestant<'a>(entry: &Entry, mut peer: Box<dyn Peer + 'a>, pool: &'a ThreadPool) -> Contestant<'a> {
+    Contestant {
+        name: entry.name.to_string(),
+        role: Role::Peer,
+        run: Box::new(move |calls, outputs| pool.install(|| repeat(calls, || peer.call(outputs)))),
+    }
+}
