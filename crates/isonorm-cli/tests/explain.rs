@@ -138,7 +138,7 @@ fn weight_and_bias_are_shown_and_applied() {
 
 #[test]
 fn half_types_show_both_rounding_recipes() {
-    let args = ["rms-norm", "--data", "[[1,2,3],[4,5,6]]", "--dtype", "bf16", "--weight", "[1.1,0.7,1.3]"];
+    let args = ["rms-norm", "--data", "[[1,2,3],[4,5,6]]", "--dtype", "bf16", "--weight", "[1.1,0.7,1.7]"];
     let text = explained(&args);
     assert_said(&text, "the two recipes differ in");
     assert!(

@@ -45,7 +45,8 @@ pub(crate) fn brief(value: f64, dtype: DType) -> String {
         v if v >= 1e6 || v < 1e-2 => format!("{value:.3e}"),
         v => {
             let before = if v < 10.0 { 1 } else { v.log10() as usize + 1 };
-            format!("{value:.digits$}", digits = 6usize.saturating_sub(before).min(4))
+            let text = format!("{value:.digits$}", digits = 6usize.saturating_sub(before).min(4));
+            if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
         }
     }
 }
@@ -150,6 +151,7 @@ mod tests {
             (-1.0 / 3.0, "-0.3333"),
             (1217449.1, "1.217e6"),
             (-44.5, "-44.5"),
+            (6.980000019, "6.98"),
         ] {
             assert_eq!(brief(value, DType::F64), text);
         }

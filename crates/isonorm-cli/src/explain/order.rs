@@ -24,10 +24,9 @@ pub(crate) fn steps(run: &Run<'_>) -> Vec<Step> {
     }
     let (mut blocks, total, row) = if run.subject.options.kind == Kind::Batch { batch(run) } else { row(run) };
     blocks.push(agreement(run, total, row.len()));
-    let terms = terms(run);
     vec![
         Step::new(format!("The order of the sum: {}", run.layout().label(0)), blocks),
-        Step::new("Why the order is fixed", why(run, terms, &row)),
+        Step::new("Why the order is fixed", why(run, total, &row)),
     ]
 }
 
@@ -217,20 +216,19 @@ fn agreement(run: &Run<'_>, total: f64, n: usize) -> Block {
 /// A row whose sum depends on the order: from left to right it is not what the contract's order gives.
 const EXAMPLE: [f64; 3] = [0.1, 0.2, 0.4];
 
-fn why(run: &Run<'_>, terms: Terms, row: &[f64]) -> Vec<Block> {
-    let arithmetic = run.arithmetic;
-    let both =
-        |terms: Terms, row: &[f64]| (terms.left_to_right(arithmetic, row), RowSum::new(arithmetic, terms, row).total());
-    let own = both(terms, row);
+fn why(run: &Run<'_>, total: f64, row: &[f64]) -> Vec<Block> {
+    let (arithmetic, terms) = (run.arithmetic, terms(run));
+    let own = (terms.left_to_right(arithmetic, row), total);
     let differs = own.0.to_bits() != own.1.to_bits() && own.1.is_finite();
     let (which, (loose, fixed)) = if differs {
         let what = if terms == Terms::Squares { "the squares" } else { "the elements" };
         (format!("Here {what} of {}, summed in two orders:", run.layout().label(0)), own)
     } else {
         let example: Vec<f64> = EXAMPLE.iter().map(|&v| arithmetic.round(v)).collect();
-        let which = "The numbers above are so simple that every order gives the same sum. 0.1 + 0.2 + 0.4 are \
-                     not: from left to right (0.1 + 0.2) + 0.4, folded (0.1 + 0.4) + 0.2.";
-        (which.to_owned(), both(Terms::Elements, &example))
+        let which = "The numbers above happen to give the same sum from left to right. 0.1 + 0.2 + 0.4 do not: \
+                     from left to right it is (0.1 + 0.2) + 0.4, folded (0.1 + 0.4) + 0.2.";
+        let folded = RowSum::new(arithmetic, Terms::Elements, &example).total();
+        (which.to_owned(), (Terms::Elements.left_to_right(arithmetic, &example), folded))
     };
     vec![
         Block::text(

@@ -2,7 +2,7 @@
 
 use isonorm::{DType, Recipe};
 
-use super::compute::{self, Kind, Options};
+use super::compute::{self, Affine, Kind, Options};
 use super::document::{Block, Explanation, Paper, Step, Table};
 use super::number::{count, counted, seven};
 use super::order;
@@ -33,7 +33,7 @@ pub(crate) fn explain(subject: &Subject) -> Result<Explanation> {
         mean_square(&run),
         steps::root(&run, "ms"),
         steps::normalized(&run, false),
-        steps::affine(&run, gemma(&run)),
+        steps::affine(&run, before_weight(&run)?),
         steps::afterwards(&run)?,
         Step::new("Where conventions differ", conventions),
     ];
@@ -78,20 +78,33 @@ fn mean_square(run: &Run<'_>) -> Step {
     Step::new("The mean square of each row", blocks)
 }
 
-fn gemma(run: &Run<'_>) -> Option<Block> {
-    match run.subject.options.kind {
-        Kind::Rms { weight_offset, .. } if weight_offset != 0.0 && run.subject.weight.is_some() => {
+/// What a recipe does before the weight.
+fn before_weight(run: &Run<'_>) -> Result<Option<Block>> {
+    let subject = run.subject;
+    let (dtype, given) = (subject.x.dtype(), subject.weight.is_some());
+    Ok(match subject.options.kind {
+        Kind::Rms { weight_offset, .. } if weight_offset != 0.0 && given => {
             Some(Block::note("Gemma stores weight - 1, so that a weight of 0 changes nothing: 1 is added first."))
         }
+        Kind::Rms { recipe: Recipe::Llama, partial, .. } if given && is_half(dtype) => {
+            let kind = Kind::Rms { recipe: Recipe::Llama, weight_offset: 0.0, partial };
+            let options = Options { kind, ..subject.options };
+            let rounded = compute::forward(&options, run.layout(), &subject.x, Affine::default(), dtype)?.y;
+            Some(run.grids(&format!("x_hat, rounded to {dtype} first"), |index| rounded.at(index)))
+        }
         _ => None,
-    }
+    })
+}
+
+fn is_half(dtype: DType) -> bool {
+    matches!(dtype, DType::F16 | DType::Bf16)
 }
 
 /// Both rounding recipes on half types, where they differ.
 fn recipes(run: &Run<'_>) -> Result<Vec<Block>> {
     let subject = run.subject;
     let dtype = subject.x.dtype();
-    if !matches!(dtype, DType::F16 | DType::Bf16) {
+    if !is_half(dtype) {
         return Ok(vec![Block::note(
             "With f16 and bf16 the rounding differs too: PyTorch rounds once, at the end; Hugging Face's \
              LlamaRMSNorm rounds x_hat before the weight (--recipe llama); Gemma adds 1 to the weight \
@@ -123,10 +136,13 @@ fn recipes(run: &Run<'_>) -> Result<Vec<Block>> {
         head: ["recipe".to_owned(), "rounded to the storage type".to_owned()].into_iter().chain(places).collect(),
         rows: vec![row("torch", "at the end", &torch), row("llama", "before the weight, and at the end", &llama)],
     };
-    let text = format!(
-        "In {dtype} it matters when x_hat is rounded. In the rows shown the two recipes differ in {} of {}.",
-        count(differ.len()),
-        counted(torch.len(), "element"),
-    );
+    let effect = match differ.len() {
+        0 => "In the rows shown the two recipes happen to agree.".to_owned(),
+        n => {
+            let (n, all) = (count(n), counted(torch.len(), "element"));
+            format!("In the rows shown the two recipes differ in {n} of {all}.")
+        }
+    };
+    let text = format!("In {dtype} it matters when x_hat is rounded. {effect}");
     Ok(vec![Block::text(text), Block::Table(table)])
 }
