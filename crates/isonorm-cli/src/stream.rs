@@ -131,7 +131,9 @@ impl Stream<'_> {
 pub(crate) fn buffer(dtype: DType, len: usize, beside: &Output) -> Result<Buffer> {
     let bytes = bytes_of(dtype, len);
     if bytes <= MOST_IN_MEMORY {
-        return Ok(Buffer::zeroed(dtype, len));
+        let mut buffer = Buffer::zeroed(dtype, len);
+        buffer.bytes_mut().fill(0); // brings its pages in, so that the norm's time is the norm's
+        return Ok(buffer);
     }
     Ok(Buffer::scratch(dtype, len, output::scratch(beside.target(), bytes)?))
 }
