@@ -1,8 +1,8 @@
 //! The program `isonorm`: normalizes tensors in files, explains norms, verifies their bits.
 //!
 //! It translates files and options into calls of the library [`isonorm`], which has all rules of shapes
-//! and options. Files are mapped and streamed ([`stream`]), outputs appear whole or not at all ([`output`]),
-//! and everything that can be wrong is one line on standard error ([`error`]).
+//! and options. Files are mapped and streamed (`stream.rs`), outputs appear whole or not at all (`output.rs`),
+//! and everything that can be wrong is one line on standard error (`error.rs`).
 
 pub mod args;
 mod axes;
