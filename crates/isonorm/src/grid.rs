@@ -167,7 +167,8 @@ impl Walk {
             if self.strides[d] < extent {
                 return false;
             }
-            extent = extent.saturating_add(self.strides[d].saturating_mul(grid.lens[d] as isize - 1));
+            let last = isize::try_from(grid.lens[d] - 1).unwrap_or(isize::MAX);
+            extent = extent.saturating_add(self.strides[d].saturating_mul(last));
         }
         true
     }
