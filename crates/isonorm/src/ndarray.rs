@@ -5,12 +5,15 @@
 //! the axis is contiguous, x or y has gaps         one call for each stretch without gaps, nothing is copied
 //! the axis is not contiguous                      rows are gathered into blocks of up to 1 MiB and scattered back
 //! ```
+//!
+//! For the channel-wise norms, arrays `(N, C, ...)` convert into [`Planes`] and [`PlanesMut`].
 
 use ndarray::{ArrayView, ArrayViewD, ArrayViewMut, ArrayViewMutD, Axis, Dimension, IxDyn};
 
 use crate::element::{Element, Slice, SliceMut};
 use crate::error::Error;
 use crate::layer_norm::LayerNorm;
+use crate::planes::{Planes, PlanesMut};
 use crate::rms_norm::RmsNorm;
 use crate::rows::{MAX_DIMS, Rows, RowsMut};
 
@@ -92,6 +95,85 @@ impl LayerNorm<'_> {
     ) -> Result<(), Error> {
         along(x.into_dyn(), axis, y.into_dyn(), self.hidden(), &|x, y| self.forward(x, y))
     }
+}
+
+/// Arrays `(N, C, ...)` in standard order, or as a view with the channels moved to axis 1 of an array
+/// `(N, ..., C)` in standard order (feature `ndarray`). Nothing is copied.
+///
+/// # Errors
+///
+/// [`Error::Layout`] for all other strides, and for fewer than two dimensions.
+///
+/// # Example
+///
+/// ```
+/// use ndarray::Array4;
+/// let nhwc = Array4::<f32>::ones((2, 5, 5, 3));
+/// let mut y = nhwc.clone();
+/// let (x, to) = (nhwc.view().permuted_axes([0, 3, 1, 2]), y.view_mut().permuted_axes([0, 3, 1, 2]));
+/// isonorm::GroupNorm::new(3, 3).forward(x.try_into()?, to.try_into()?)?;
+/// assert_eq!(y, Array4::zeros((2, 5, 5, 3)));
+/// # Ok::<(), isonorm::Error>(())
+/// ```
+impl<'a, X: Element, D: Dimension> TryFrom<ArrayView<'a, X, D>> for Planes<'a> {
+    type Error = Error;
+
+    fn try_from(x: ArrayView<'a, X, D>) -> Result<Self, Error> {
+        let x = x.into_dyn();
+        let (channels, spatial) = channels_and_spatial(x.shape())?;
+        if let Some(data) = x.to_slice() {
+            return Ok(Planes::channels_first(data, channels, spatial));
+        }
+        let last = channels_last(x.ndim());
+        match x.permuted_axes(last).to_slice() {
+            Some(data) => Ok(Planes::channels_last(data, channels, spatial)),
+            None => Err(WITH_GAPS),
+        }
+    }
+}
+
+/// As for [`Planes`].
+impl<'a, Y: Element, D: Dimension> TryFrom<ArrayViewMut<'a, Y, D>> for PlanesMut<'a> {
+    type Error = Error;
+
+    fn try_from(y: ArrayViewMut<'a, Y, D>) -> Result<Self, Error> {
+        let y = y.into_dyn();
+        let (channels, spatial) = channels_and_spatial(y.shape())?;
+        if y.is_standard_layout() {
+            let data = y.into_slice().ok_or(WITH_GAPS)?;
+            return Ok(PlanesMut::channels_first(data, channels, spatial));
+        }
+        let last = channels_last(y.ndim());
+        match y.permuted_axes(last).into_slice() {
+            Some(data) => Ok(PlanesMut::channels_last(data, channels, spatial)),
+            None => Err(WITH_GAPS),
+        }
+    }
+}
+
+const WITH_GAPS: Error = Error::Layout {
+    name: "the array",
+    like: "a whole tensor",
+    expected: "channels first or channels last without gaps",
+    found: "in neither layout",
+};
+
+fn channels_and_spatial(shape: &[usize]) -> Result<(usize, usize), Error> {
+    match shape {
+        [_, channels, spatial @ ..] => Ok((*channels, spatial.iter().product())),
+        _ => Err(Error::Layout {
+            name: "the array",
+            like: "a batch",
+            expected: "(N, C, ...)",
+            found: "of fewer than two dimensions",
+        }),
+    }
+}
+
+/// (N, C, ...) to (N, ..., C).
+fn channels_last(dims: usize) -> IxDyn {
+    let axes: Vec<usize> = std::iter::once(0).chain(2..dims).chain([1]).collect();
+    IxDyn(&axes)
 }
 
 /// One call of a norm on rows.

@@ -191,7 +191,7 @@ fn a_good_part_of_the_calls_is_done() {
 fn the_largest_numbers_do_not_overflow() {
     let x = [1.0f32; 4];
     for hidden in [0, 1, isize::MAX as usize, usize::MAX] {
-        for len in [0, 1, usize::MAX] {
+        for len in [0, 1, 1 << 63, usize::MAX] {
             for stride in [isize::MIN, -1, 0, 1, isize::MAX] {
                 for offset in [0, 1, usize::MAX] {
                     let mut y = [0.0f32; 4];

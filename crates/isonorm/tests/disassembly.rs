@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use isonorm::{LayerNorm, RmsNorm};
+use isonorm::{BatchNorm, GroupNorm, LayerNorm, PlaneIo, Planes, PlanesMut, RmsNorm};
 
 /// The only function of an instruction set with its features; kernels are inlined into it.
 const DOORS: [&str; 2] = ["isonorm::isa::avx2::Avx2>::run::enter", "isonorm::isa::avx512::Avx512>::run::enter"];
@@ -15,7 +15,7 @@ const DOORS: [&str; 2] = ["isonorm::isa::avx2::Avx2>::run::enter", "isonorm::isa
 /// What a kernel may call: the ends of failed checks, copies of whole tiles, and a row's place in a grid of
 /// several dimensions, once for each row.
 const ALLOWED: [&str; 14] = [
-    "isonorm::rows::Walk::start_in_grid",
+    "Walk::start_in_grid",
     "core::panicking::",
     "core::slice::index::",
     "core::slice::copy_from_slice",
@@ -128,6 +128,11 @@ fn use_everything() {
     let x = [1.0f32; 40];
     RmsNorm::new(40).forward(&x, &mut [0.0f32; 40]).expect("valid");
     LayerNorm::new(40).forward(&x, &mut [0.0f32; 40]).expect("valid");
+    let (x, mut y) = (Planes::channels_first(&x, 4, 5), [0.0f32; 40]);
+    GroupNorm::new(2, 4).forward(x, PlanesMut::channels_first(&mut y, 4, 5)).expect("valid");
+    BatchNorm::new(4).train(PlaneIo::new(x, PlanesMut::channels_first(&mut y, 4, 5)), None).expect("valid");
+    let io = PlaneIo::in_place(PlanesMut::channels_last(&mut y, 4, 5));
+    BatchNorm::new(4).evaluate(io, &[0.0f32; 4], &[1.0f32; 4]).expect("valid");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Array views of any dimensions, axis and strides have the bits of contiguous rows.
 
-use isonorm::{Cpu, Error, LayerNorm, RmsNorm};
+use isonorm::{BatchNorm, Cpu, Error, GroupNorm, LayerNorm, PlaneIo, Planes, PlanesMut, RmsNorm, Running};
 use isonorm_testing::values::{Kind, SplitMix64, bf16s, f32s};
 use ndarray::{Array2, Array3, Array4, ArrayD, ArrayView1, ArrayViewD, ArrayViewMutD, Axis, IxDyn, Slice, s};
 
@@ -176,4 +176,62 @@ fn what_does_not_fit_is_refused_and_nothing_is_written() {
     let (x, mut y) = (Array2::<f32>::ones((0, 3)), Array2::<f32>::ones((0, 3)));
     assert_eq!(norm.forward_axis(x.view(), Axis(1), y.view_mut()), Ok(()));
     assert_eq!(norm.on(Cpu::new().threads(0)).forward_axis(x.view(), Axis(1), y.view_mut()), Err(Error::NoThreads));
+}
+
+/// The channel-wise norms of the same tensor as NCHW, as NHWC and as a plain slice.
+#[test]
+fn channels_first_and_last_arrays_have_the_bits_of_slices() {
+    let (channels, spatial) = (6, 35);
+    let x =
+        Array4::from_shape_vec((4, channels, 5, 7), f32s(Kind::Normal, 8, 4 * channels * spatial)).expect("a shape");
+    let nhwc = x.view().permuted_axes([0, 2, 3, 1]).as_standard_layout().into_owned();
+    let slice = x.as_slice().expect("in standard order");
+    let mut expected = vec![0.0f32; slice.len()];
+    let planes = || Planes::channels_first(slice, channels, spatial);
+    let check = |what: &str, expected: &[f32], found: &Array4<f32>| {
+        for (i, (expected, found)) in expected.iter().zip(found).enumerate() {
+            assert_eq!(expected.to_bits(), found.to_bits(), "{what}, element {i}: {expected} and {found}");
+        }
+    };
+
+    let norm = GroupNorm::new(3, channels);
+    norm.forward(planes(), PlanesMut::channels_first(&mut expected, channels, spatial)).expect("valid");
+    let mut y = x.clone();
+    norm.forward(x.view().try_into().expect("NCHW"), y.view_mut().try_into().expect("NCHW")).expect("valid");
+    check("group norm, NCHW", &expected, &y);
+    let mut y = nhwc.clone();
+    let (from, to) = (nhwc.view().permuted_axes([0, 3, 1, 2]), y.view_mut().permuted_axes([0, 3, 1, 2]));
+    norm.forward(from.try_into().expect("NHWC"), to.try_into().expect("NHWC")).expect("valid");
+    check("group norm, NHWC", &expected, &y.permuted_axes([0, 3, 1, 2]));
+
+    let norm = BatchNorm::new(channels);
+    let mut running = [[0.0f32; 6], [1.0; 6]];
+    let [mean, var] = &mut running;
+    let io = PlaneIo::new(planes(), PlanesMut::channels_first(&mut expected, channels, spatial));
+    norm.train(io, Some(Running::new(mean, var))).expect("valid");
+    let (mut found, mut y) = ([[0.0f32; 6], [1.0; 6]], nhwc.clone());
+    let [mean, var] = &mut found;
+    let to = y.view_mut().permuted_axes([0, 3, 1, 2]);
+    let io = PlaneIo::in_place(to.try_into().expect("NHWC"));
+    norm.train(io, Some(Running::new(mean, var))).expect("valid");
+    check("batch norm, NHWC in place", &expected, &y.permuted_axes([0, 3, 1, 2]));
+    assert_eq!(found, running, "running statistics");
+    assert!(running[0][0] != 0.0, "the running mean was not updated");
+}
+
+#[test]
+fn arrays_in_neither_layout_are_refused() {
+    let mut x = Array4::<f32>::zeros((2, 4, 3, 3));
+    for error in [
+        Planes::try_from(x.slice(s![.., ..2, .., ..])).expect_err("gaps"),
+        Planes::try_from(x.view().permuted_axes([1, 0, 2, 3])).expect_err("samples inside"),
+        Planes::try_from(x.slice(s![.., .., ..;-1, ..])).expect_err("reversed"),
+        PlanesMut::try_from(x.slice_mut(s![.., ..2, .., ..])).expect_err("gaps"),
+        PlanesMut::try_from(x.view_mut().permuted_axes([1, 0, 2, 3])).expect_err("samples inside"),
+    ] {
+        let text = "the array is in neither layout, expected channels first or channels last without gaps as a whole tensor is";
+        assert_eq!(error.to_string(), text);
+    }
+    let error = Planes::try_from(x.slice(s![0, 0, 0, ..])).expect_err("one dimension");
+    assert_eq!(error.to_string(), "the array is of fewer than two dimensions, expected (N, C, ...) as a batch is");
 }
