@@ -89,7 +89,7 @@ fn rms_norm_bf16_loops(inputs: &Inputs) -> Vec<Contestant<'_>> {
                 // SAFETY: AVX-512F, BW and BF16 were detected just now.
                 unsafe { avx512::rms_norm_bf16_without_subnormals(x, w, out.y.as_mut_slice()) }
             };
-            let lesser = contestant("AVX-512 BF16, no subnormals", run);
+            let lesser = contestant("BF16, no subnormals", run);
             loops.push(Contestant { role: Role::LesserLoop, ..lesser });
         }
         return loops;

@@ -118,7 +118,7 @@ impl Row {
         let mut text = format!("  {} thread{}", self.threads, if self.threads > 1 { "s" } else { "" });
         for Timed { name, median_us, min_us, .. } in &self.contestants {
             let gigabytes = self.traffic_bytes as f64 / median_us / 1e3;
-            write!(text, "\n    {name:<34} {median_us:>10.3} us  (min {min_us:>10.3})  {gigabytes:>6.1} GB/s")
+            write!(text, "\n    {name:<40} {median_us:>10.3} us  (min {min_us:>10.3})  {gigabytes:>6.1} GB/s")
                 .expect("a string takes all");
         }
         text
@@ -216,4 +216,34 @@ fn time(us: f64) -> String {
 
 fn rounded(ratio: f64) -> f64 {
     (ratio * 1e4).round() / 1e4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timed(name: &str, role: Role, us: f64) -> Timed {
+        Timed { name: name.to_string(), role, median_us: us, min_us: us, calls_per_sample: 1 }
+    }
+
+    #[test]
+    fn the_limit_is_the_fastest_copy_and_lesser_loops_are_no_yardstick() {
+        let contestants = [
+            timed("slow copy", Role::Copy, 9.0),
+            timed("fast copy", Role::Copy, 6.0),
+            timed("read", Role::Read, 1.0),
+            timed("loop", Role::Loop, 7.0),
+            timed("lesser loop", Role::LesserLoop, 2.0),
+            timed("isonorm", Role::Isonorm, 8.0),
+            timed("isonorm in a pool", Role::IsonormInPool, 5.0),
+            timed("peer", Role::Peer, 12.0),
+        ];
+        let ratios = Ratios::new(&contestants, |timed| timed.median_us);
+        assert_eq!((ratios.limit.as_str(), ratios.share_of_limit), ("fast copy", 0.75));
+        assert_eq!((ratios.times_loop, ratios.ahead_of_peers), (Some(1.1429), Some(1.5)));
+        assert!(ratios.reaches(Goal::ShareOfLimit(0.75)));
+        assert!(!ratios.reaches(Goal::ShareOfLimit(0.76)));
+        assert!(ratios.reaches(Goal::TimesLoop(1.15)));
+        assert!(!ratios.reaches(Goal::TimesLoop(1.10)));
+    }
 }

@@ -75,3 +75,26 @@ impl<'a> Part<'a, f32> {
         Part::all(rows, inputs, outputs.sum.as_mut_slice(), outputs.y.as_mut_slice())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cells::CELLS;
+
+    #[test]
+    fn every_row_comes_once_with_its_own_number_whatever_the_threads() {
+        let mut cell = CELLS[3];
+        (cell.rows, cell.hidden, cell.params) = (7, 16, 16);
+        let (inputs, mut outputs) = (Inputs::new(&cell), Outputs::new(&cell));
+        for threads in 1..9 {
+            outputs.scrub();
+            Part::all_in_place(cell.rows, &inputs, &mut outputs).for_each(threads, &|row| {
+                assert!(row.sum.is_empty() && row.residual.is_empty());
+                row.y.fill(row.number as f32 + row.x[0]);
+            });
+            let rows = inputs.x.as_slice::<f32>().chunks(16).enumerate();
+            let expected: Vec<f32> = rows.flat_map(|(r, x)| [r as f32 + x[0]; 16]).collect();
+            assert_eq!(outputs.y.as_slice::<f32>(), expected, "{threads} threads");
+        }
+    }
+}
