@@ -31,6 +31,8 @@ pub(crate) mod trace;
 pub trait Isa<C: Compute>: Copy {
     /// 32 lanes.
     type V: Copy;
+    /// Whether four leaves at a time are worth their code: not where primitives are calls.
+    const FOUR_LEAVES: bool = true;
     /// `value` in every lane.
     fn splat(self, value: C) -> Self::V;
     /// `a + b`

@@ -95,7 +95,7 @@ where
     let mut tree = Tree::new();
     let whole = len / LEAF;
     let mut leaf = 0;
-    while leaf + 4 <= whole {
+    while S::FOUR_LEAVES && leaf + 4 <= whole {
         let left = both(isa, whole_leaf(isa, terms, leaf), whole_leaf(isa, terms, leaf + 1));
         let right = both(isa, whole_leaf(isa, terms, leaf + 2), whole_leaf(isa, terms, leaf + 3));
         tree.push(isa, both(isa, left, right), 2);

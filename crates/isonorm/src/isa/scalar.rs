@@ -32,6 +32,7 @@ fn lanes<C: Compute>(f: impl Fn(usize) -> C) -> [C; LANES] {
 
 impl<C: Compute> Isa<C> for Scalar {
     type V = [C; LANES];
+    const FOUR_LEAVES: bool = false;
 
     #[inline]
     fn splat(self, value: C) -> Self::V {
