@@ -242,9 +242,13 @@ fn pieces(formula: &[Math]) -> Markup {
 /// Names in italics, everything else upright, as in a book.
 fn names(text: &str) -> Markup {
     let mut parts: Vec<(bool, String)> = Vec::new();
+    let mut before = ' ';
     for c in text.chars() {
+        // The e of 1e-5 is part of a number.
+        let exponent = c == 'e' && before.is_ascii_digit();
+        before = c;
         let continues = parts.last().is_some_and(|(name, _)| *name) && (c.is_ascii_digit() || c == '_');
-        let name = c.is_ascii_alphabetic() || continues;
+        let name = (c.is_ascii_alphabetic() && !exponent) || continues;
         // A hyphen is too short for a minus.
         let c = if c == '-' { '\u{2212}' } else { c };
         match parts.last_mut() {

@@ -22,7 +22,7 @@ pub(crate) fn explain(subject: &Subject) -> Result<Explanation> {
     let run = Run::new(subject)?;
     let text = format!(
         "RMSNorm works along the last axis: each row is divided by its own root mean square, over its {}. No \
-         mean is taken off, which saves a pass over the row; language models since LLaMA use it in place of \
+         mean is taken off, which saves a pass over the row; many language models since LLaMA use it in place of \
          LayerNorm.",
         counted(run.layout().count(), "element"),
     );

@@ -162,7 +162,8 @@ pub(crate) fn deviations(run: &Run<'_>) -> Step {
         Block::text("How far each element lies from its mean."),
         run.grids("x - mean", |index| run.deviation(index)),
     ];
-    let off = run.layout().shown_units().map(|unit| (unit, run.hat.stats[unit].delta)).find(|(_, delta)| *delta != 0.0);
+    let off =
+        run.layout().shown_units().map(|unit| (unit, run.hat.stats[unit].delta)).find(|(_, delta)| delta.abs() > 0.0);
     if let Some((unit, delta)) = off {
         blocks.push(Block::note(format!(
             "A mean is rounded like every number, so the deviations still have a small mean of their own \
@@ -192,6 +193,8 @@ pub(crate) fn variance(run: &Run<'_>) -> Step {
             count(n - 1),
             count(n),
         )));
+    } else {
+        blocks.push(Block::note("One value alone is its own mean: nothing is left to normalize, and x_hat is 0."));
     }
     Step::new(format!("The variance of each {}", run.layout().unit), blocks)
 }
@@ -214,16 +217,14 @@ pub(crate) fn root(run: &Run<'_>, name: &str) -> Step {
         )
     });
     let what = if name == "ms" { "all 0" } else { "all equal" };
-    let text = format!(
-        "eps = {} keeps the division finite where the elements are {what}; elsewhere it hardly matters. rstd, \
-         one over the root, is the factor by which everything is then multiplied.",
-        subject_eps(run.subject),
-    );
+    let eps = exact(options.eps, DType::F64);
+    let keeps = if options.eps == 0.0 {
+        format!("With eps = 0 nothing keeps the division finite where the elements are {what}.")
+    } else {
+        format!("eps = {eps} keeps the division finite where the elements are {what}; elsewhere it hardly matters.")
+    };
+    let text = format!("{keeps} rstd, one over the root, is the factor by which everything is then multiplied.");
     Step::new("eps, the root, and rstd", vec![Block::text(text), worked])
-}
-
-fn subject_eps(subject: &Subject) -> String {
-    exact(subject.options.eps, DType::F64)
 }
 
 pub(crate) fn normalized(run: &Run<'_>, centred: bool) -> Step {
@@ -232,7 +233,7 @@ pub(crate) fn normalized(run: &Run<'_>, centred: bool) -> Step {
         let (value, inv) = (run.brief(run.scaled_x(index)), run.exact(stat.inv));
         let x_hat = run.exact(run.hat.y.at(index));
         let (mean, delta) = (bracketed(run.brief(stat.mean)), bracketed(run.brief(stat.delta)));
-        let formula = match (centred, stat.delta == 0.0) {
+        let formula = match (centred, stat.delta == 0.0 || stat.delta.is_nan()) {
             (true, true) => format!("x_hat = (x - mean) · rstd = ({value} - {mean}) · {inv} = {x_hat}"),
             (true, false) => {
                 format!("x_hat = (x - mean - delta) · rstd = ({value} - {mean} - {delta}) · {inv} = {x_hat}")
@@ -359,7 +360,7 @@ pub(crate) fn eps_conventions(run: &Run<'_>, name: &str) -> Result<Vec<Block>> {
         row("outside the root", format!("1 / (sqrt({name}) + eps)"), &outside),
     ];
     let effect = match members.iter().map(|&i| difference(inside.at(i), outside.at(i))).fold(0.0, f64::max) {
-        0.0 => format!("Here both give the same numbers: eps is small beside the {name}."),
+        0.0 => format!("Here both give the same numbers, as wherever eps is small beside {name}."),
         relative => format!("Here they differ from the {} digit on.", digit(relative)),
     };
     let text = format!(
