@@ -253,7 +253,7 @@ where
 }
 
 #[inline(always)]
-fn apply_chunks<C, S, H, X, R, Y, A, const AHEAD: bool>(
+pub(crate) fn apply_chunks<C, S, H, X, R, Y, A, const AHEAD: bool>(
     isa: S,
     x: &[X],
     ahead: Option<(&[X], bool)>,

@@ -15,7 +15,9 @@ use std::ops::Range;
 
 use arrayvec::ArrayVec;
 
-use crate::apply::{Apply, CenteredHat, Channel, Fence, Hat, ScaledHat, Stream, WeightBias, apply_row, narrow_tile};
+use crate::apply::{
+    Apply, CenteredHat, Channel, Fence, Hat, ScaledHat, Stream, WeightBias, apply_chunks, apply_row, narrow_tile,
+};
 use crate::columns::Columns;
 use crate::element::{Compute, Element, Slice, SliceMut};
 use crate::isa::Isa;
@@ -104,6 +106,10 @@ pub(crate) struct Output<T: Element> {
 /// A stretch of x that becomes a stretch of y.
 pub(crate) trait Stretch<C: Compute> {
     fn apply<X: Element<Compute = C>, Y: Element<Compute = C>>(&self, level: Level, x: &[X], y: &mut [Y]);
+    /// The same past the caches, where there is a way without a tile; whether there is.
+    fn apply_past<T: Element<Compute = C>>(&self, _: Level, _: &[T], _: &mut [T]) -> bool {
+        false
+    }
 }
 
 impl<T: Element> Output<T> {
@@ -151,10 +157,10 @@ impl<T: Element> Output<T> {
     }
 
     fn directly(&self, x: Option<&[T]>, y: SliceMut<'_>, stretch: &impl Stretch<T::Compute>) -> bool {
-        if self.stream {
-            return false;
-        }
         let (Some(x), Some(y)) = (x, T::of_mut(y)) else { return false };
+        if self.stream {
+            return stretch.apply_past(self.level, x, y);
+        }
         stretch.apply(self.level, x, y);
         true
     }
@@ -203,6 +209,49 @@ impl<C: Compute> Stretch<C> for Planes<'_, C> {
             C::enter(level, ApplyPlanes::<ScaledHat, _, _, _> { x, y, spatial, values, hat: PhantomData });
         } else {
             C::enter(level, ApplyPlanes::<CenteredHat, _, _, _> { x, y, spatial, values, hat: PhantomData });
+        }
+    }
+
+    fn apply_past<T: Element<Compute = C>>(&self, level: Level, x: &[T], y: &mut [T]) -> bool {
+        let Planes { spatial, values } = *self;
+        let is_plain = !values.iter().any(|values| values.stats.is_scaled());
+        if is_plain {
+            C::enter(level, ApplyPlanesPast { x, y, spatial, values });
+        }
+        is_plain
+    }
+}
+
+/// Elements by which reading is announced before it is done.
+const SOON: usize = 1024;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// `ApplyPlanes` past the caches.
+struct ApplyPlanesPast<'a, T: Element> {
+    x: &'a [T],
+    y: &'a mut [T],
+    spatial: usize,
+    values: &'a [Values<T::Compute>],
+}
+
+impl<C: Compute, T: Element<Compute = C>> Kernel<C> for ApplyPlanesPast<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<S: Isa<C>>(self, isa: S) {
+        let Self { x, y, spatial, values } = self;
+        for (i, (y, values)) in y.chunks_exact_mut(spatial).zip(values).enumerate() {
+            let hat = CenteredHat::splat(isa, &values.stats);
+            let affine = Channel(values.weight, values.bias);
+            let plane = &x[i * spatial..(i + 1) * spatial];
+            // Up to a cache line's beginning, and on from there.
+            let (y, y_lines) = y.split_at_mut(y.as_ptr().align_offset(LINE).min(spatial));
+            let (head, lines) = plane.split_at(y.len());
+            apply_row::<C, S, CenteredHat, T, C, T, _>(isa, head, y, hat, affine);
+            let soon = (i * spatial + head.len() + SOON).min(x.len() - lines.len());
+            let soon = Some((&x[soon..soon + lines.len()], true));
+            apply_chunks::<C, S, CenteredHat, T, C, T, _, true>(isa, lines, soon, y_lines, hat, affine);
         }
     }
 }

@@ -157,6 +157,37 @@ impl<C: Compute, T: Element<Compute = C>> Group<C> for Gathered<'_, T> {
     }
 }
 
+/// Rows that are measured one after the other.
+struct MeasureRows<'a, T: Element> {
+    x: &'a [T],
+    hidden: usize,
+    eps: Eps<T::Compute>,
+    stats: &'a mut [Stats<T::Compute>],
+}
+
+impl<C: Compute, T: Element<Compute = C>> Kernel<C> for MeasureRows<'_, T> {
+    /// Whether the range rule wants to see a row: those of scale 0.
+    type Output = bool;
+
+    #[inline(always)]
+    fn eval<S: Isa<C>>(self, isa: S) -> bool {
+        let mut any = false;
+        for (row, stats) in self.x.chunks_exact(self.hidden).zip(self.stats) {
+            let (found, out_of_range) = Layer::measure::<C, S, T, false>(isa, row, C::ONE);
+            let inv = self.eps.inverse_root(found.var);
+            let again = out_of_range | self.eps.is_small(found.var);
+            *stats = Stats { inv, scale: if again { C::ZERO } else { C::ONE }, ..found };
+            any |= again;
+        }
+        any
+    }
+}
+
+/// Rows of a block at most.
+const BLOCK: usize = 16;
+/// Bytes of a block: it stays in the nearest caches from its measurement on.
+const BLOCK_BYTES: usize = 64 << 10;
+
 /// Contiguous groups, from `rows.start` on: row r is group `r % groups` of sample `r / groups`.
 pub(crate) struct GroupsJob<'a, T: Element> {
     pub(crate) task: Task<'a, T::Compute>,
@@ -166,6 +197,35 @@ pub(crate) struct GroupsJob<'a, T: Element> {
     pub(crate) x: Option<&'a [T]>,
     pub(crate) y: SliceMut<'a>,
     pub(crate) stats: Option<&'a mut [Stats<T::Compute>]>,
+}
+
+/// Weights and biases of a row's elements, where planes are narrow.
+struct Spread<C> {
+    weight: [C; TILE],
+    bias: [C; TILE],
+    /// The channels they belong to.
+    channels: Range<usize>,
+}
+
+impl<C: Compute> Spread<C> {
+    /// Those of `channels`, each `times` times; where they fit, all channels' are kept for the rows to come.
+    fn of(&mut self, task: &Task<'_, C>, channels: Range<usize>, times: usize) -> (&[C], &[C]) {
+        let all = 0..task.shape.channels;
+        let wanted = if all.len() * times <= TILE { all } else { channels.clone() };
+        if self.channels != wanted {
+            let n = wanted.len();
+            task.params.widen(wanted.start, &mut self.weight[..n], &mut self.bias[..n]);
+            for i in (0..n).rev() {
+                let (weight, bias) = (self.weight[i], self.bias[i]);
+                self.weight[i * times..(i + 1) * times].fill(weight);
+                self.bias[i * times..(i + 1) * times].fill(bias);
+            }
+            self.channels = wanted;
+        }
+        let first = (channels.start - self.channels.start) * times;
+        let elements = first..first + channels.len() * times;
+        (&self.weight[elements.clone()], &self.bias[elements])
+    }
 }
 
 impl<T: Element> GroupsJob<'_, T> {
@@ -178,46 +238,49 @@ impl<T: Element> GroupsJob<'_, T> {
         self.per() * self.task.shape.spatial
     }
 
-    /// Writes the row of `group` that begins at `start`.
-    fn apply(&mut self, output: &mut Output<T>, group: usize, start: usize, stats: Stats<T::Compute>) {
-        let (spatial, per) = (self.task.shape.spatial, self.per());
-        let first = group * per;
-        if spatial < NARROW && per > 1 {
-            return self.apply_elements(output, first, start, stats);
-        }
-        let source = Source::Given { stats: &[stats], first, per };
-        for channel in (first..first + per).step_by(WINDOW) {
-            let end = (channel + WINDOW).min(first + per);
-            let values = self.task.values(source, channel..end);
-            let (at, n) = (start + (channel - first) * spatial, (end - channel) * spatial);
-            let y = self.y.reborrow().part(at, n);
-            output.planes(self.x.map(|x| &x[at..at + n]), y, spatial, &values);
+    /// Statistics of the rows of `x`, under the range rule.
+    fn measure(&self, x: &[T], stats: &mut [Stats<T::Compute>]) {
+        let Task { level, eps, .. } = self.task;
+        let hidden = self.hidden();
+        if T::Compute::enter(level, MeasureRows { x, hidden, eps, stats: &mut *stats }) {
+            for (row, stats) in x.chunks_exact(hidden).zip(stats) {
+                if stats.scale == T::Compute::ZERO {
+                    *stats = measure_group(level, row, eps);
+                }
+            }
         }
     }
 
-    /// Where planes are narrow: with the weight and bias of each element.
-    fn apply_elements(&mut self, output: &mut Output<T>, first: usize, start: usize, stats: Stats<T::Compute>) {
-        let (spatial, per) = (self.task.shape.spatial, self.per());
-        let [mut weight, mut bias] = [[T::Compute::ZERO; TILE]; 2];
+    /// Writes elements `at..at + n` of the job's, planes of the given channels with these statistics.
+    fn planes(&mut self, output: &mut Output<T>, at: usize, channels: Range<usize>, stats: &[Stats<T::Compute>]) {
+        let spatial = self.task.shape.spatial;
+        let source = Source::Given { stats, first: channels.start, per: channels.len() / stats.len() };
+        for channel in channels.clone().step_by(WINDOW) {
+            let end = (channel + WINDOW).min(channels.end);
+            let values = self.task.values(source, channel..end);
+            let (at, n) = (at + (channel - channels.start) * spatial, (end - channel) * spatial);
+            output.planes(self.x.map(|x| &x[at..at + n]), self.y.reborrow().part(at, n), spatial, &values);
+        }
+    }
+
+    /// Writes one row where planes are narrow: with the weight and bias of each element.
+    fn elements(
+        &mut self,
+        output: &mut Output<T>,
+        spread: &mut Spread<T::Compute>,
+        at: usize,
+        channels: Range<usize>,
+        stats: Stats<T::Compute>,
+    ) {
+        let spatial = self.task.shape.spatial;
         let most = TILE / spatial;
-        for channel in (0..per).step_by(most) {
-            let n = most.min(per - channel);
-            let (weights, biases) = (&mut weight[..n], &mut bias[..n]);
-            self.task.params.widen(first + channel, weights, biases);
-            spread(&mut weight, n, spatial);
-            spread(&mut bias, n, spatial);
-            let (at, n) = (start + channel * spatial, n * spatial);
-            let elements = Elements { stats, weight: &weight[..n], bias: &bias[..n] };
+        for channel in channels.clone().step_by(most) {
+            let some = channel..(channel + most).min(channels.end);
+            let (at, n) = (at + (channel - channels.start) * spatial, some.len() * spatial);
+            let (weight, bias) = spread.of(&self.task, some, spatial);
+            let elements = Elements { stats, weight, bias };
             output.elements(self.x.map(|x| &x[at..at + n]), self.y.reborrow().part(at, n), &elements);
         }
-    }
-}
-
-/// Repeats each of the first `n` values `times` times, in place.
-fn spread<C: Copy>(values: &mut [C], n: usize, times: usize) {
-    for i in (0..n).rev() {
-        let value = values[i];
-        values[i * times..(i + 1) * times].fill(value);
     }
 }
 
@@ -239,16 +302,32 @@ impl<T: Element> Job for GroupsJob<'_, T> {
 
     fn run(&mut self) {
         let _env = FloatEnv::standard();
-        let hidden = self.hidden();
+        let (hidden, per, groups) = (self.hidden(), self.per(), self.groups);
+        let most = (BLOCK_BYTES / (hidden * size_of::<T>())).clamp(1, BLOCK);
         let mut output = Output::<T>::new(&self.task);
-        for (i, row) in self.rows.clone().enumerate() {
-            let start = i * hidden;
+        let [weight, bias] = [[T::Compute::ZERO; TILE]; 2];
+        let mut spread = Spread { weight, bias, channels: 0..0 };
+        let mut row = self.rows.start;
+        while row < self.rows.end {
+            let group = row % groups;
+            let n = most.min(groups - group).min(self.rows.end - row); // of one sample
+            let (i, at) = (row - self.rows.start, (row - self.rows.start) * hidden);
+            let mut stats = [Stats::default(); BLOCK];
+            let stats = &mut stats[..n];
             let Some(x) = self.x.or_else(|| T::of(&self.y.as_slice())) else { return };
-            let stats = measure_group(self.task.level, &x[start..start + hidden], self.task.eps);
+            self.measure(&x[at..at + n * hidden], stats);
             if let Some(saved) = &mut self.stats {
-                saved[i] = stats;
+                saved[i..i + n].copy_from_slice(stats);
             }
-            self.apply(&mut output, row % self.groups, start, stats);
+            if per == 1 || self.task.shape.spatial >= NARROW {
+                self.planes(&mut output, at, group * per..(group + n) * per, stats);
+            } else {
+                for (i, stats) in stats.iter().enumerate() {
+                    let channels = (group + i) * per..(group + i + 1) * per;
+                    self.elements(&mut output, &mut spread, at + i * hidden, channels, *stats);
+                }
+            }
+            row += n;
         }
         output.finish();
     }
