@@ -6,7 +6,10 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::bf16;
-use isonorm::{Cpu, Io, LayerNorm, Level, Recipe, RmsNorm, Rows, RowsMut, Stats};
+use isonorm::{
+    BatchNorm, Cpu, GroupNorm, InstanceNorm, Io, LayerNorm, Level, PlaneIo, Planes, PlanesMut, Recipe, RmsNorm, Rows,
+    RowsMut, Running, Stats,
+};
 
 /// Of all threads.
 static ALL: AtomicUsize = AtomicUsize::new(0);
@@ -124,5 +127,41 @@ fn threads_allocate_no_more_than_their_tasks() {
             ALL.load(Ordering::Relaxed)
         );
         assert!(count <= 4 * threads, "{count} allocations with {threads} threads");
+    }
+}
+
+#[test]
+fn a_forward_call_on_planes_allocates_nothing() {
+    for (samples, channels, spatial) in [(20, 33, 1), (5, 70, 49), (3, 6, 300)] {
+        let x = vec![0.5f32; samples * channels * spatial];
+        let (mut y, mut narrow) = (x.clone(), vec![bf16::ZERO; x.len()]);
+        let (weight, mut mean, mut var) = (vec![1.5f32; channels], vec![0.0f32; channels], vec![1.0f32; channels]);
+        for level in Level::available() {
+            let cpu = Cpu::new().threads(1).level(level);
+            let batch = BatchNorm::new(channels).weight(&weight).on(cpu);
+            let (group, instance) = (GroupNorm::new(1, channels).on(cpu), InstanceNorm::new(channels).on(cpu));
+            macro_rules! calls {
+                ($layout:ident) => {{
+                    macro_rules! io {
+                        ($y:expr) => {
+                            PlaneIo::new(
+                                Planes::$layout(&x, channels, spatial),
+                                PlanesMut::$layout($y, channels, spatial),
+                            )
+                        };
+                    }
+                    batch.train(io!(&mut y), Some(Running::new(&mut mean, &mut var))).expect("valid");
+                    batch.train(io!(&mut narrow), None).expect("valid");
+                    batch.evaluate(io!(&mut y), &mean, &var).expect("valid");
+                    group.weight(&weight).apply(io!(&mut narrow)).expect("valid");
+                    instance.apply(PlaneIo::in_place(PlanesMut::$layout(&mut y, channels, spatial))).expect("valid");
+                }};
+            }
+            let count = allocations(|| {
+                calls!(channels_first);
+                calls!(channels_last);
+            });
+            assert_eq!(count, 0, "{samples} x {channels} x {spatial}, level {level}");
+        }
     }
 }
