@@ -296,6 +296,6 @@ fn nothing_of_a_refused_residual_add_is_written() {
     let io = Io::add(&X, &X, r.slice_mut(), y.slice_mut()).stats(saved.stats_mut());
     assert_eq!(norm.apply(io), Err(Error::NoThreads));
     let io = Io::add_in_place(y.slice_mut(), r.slice_mut()).stats(saved.stats_mut());
-    assert_eq!(RmsNorm::new(4).eps(-1.0).apply(io).is_err(), true);
+    assert!(RmsNorm::new(4).eps(-1.0).apply(io).is_err());
     assert_eq!((r.array(), y.array(), saved), (sentinel(12).array(), sentinel(12).array(), before));
 }
