@@ -165,6 +165,10 @@ impl<C: Compute, T: Element<Compute = C>, const SCALED: bool> Terms<C, 1> for Va
         }
         [isa.add(sum, x)]
     }
+    #[inline(always)]
+    fn four_leaves(&self, leaf: usize) -> Option<Self> {
+        Some(Values { row: self.row.four_leaves(leaf), ..*self })
+    }
 }
 
 impl<C: Compute, T: Element<Compute = C>, const SCALED: bool> Terms<C, 2> for Deviations<'_, T, SCALED> {
@@ -176,5 +180,9 @@ impl<C: Compute, T: Element<Compute = C>, const SCALED: bool> Terms<C, 2> for De
         }
         let d = isa.sub(x, isa.splat(self.mean));
         [isa.add(s1, d), isa.fma(d, d, s2)]
+    }
+    #[inline(always)]
+    fn four_leaves(&self, leaf: usize) -> Option<Self> {
+        Some(Deviations { row: self.row.four_leaves(leaf), ..*self })
     }
 }

@@ -69,12 +69,14 @@ impl Level {
     /// The level that `ISONORM_LEVEL` names, read once, or else the fastest.
     pub(crate) fn from_environment() -> Result<Level, Error> {
         static PINNED: OnceLock<Result<Level, Error>> = OnceLock::new();
-        PINNED
-            .get_or_init(|| match std::env::var("ISONORM_LEVEL") {
-                Ok(name) => name.parse::<Level>()?.checked(),
-                Err(_) => Ok(Level::detect()),
-            })
-            .clone()
+        let pinned = PINNED.get_or_init(|| match std::env::var("ISONORM_LEVEL") {
+            Ok(name) => name.parse::<Level>()?.checked(),
+            Err(_) => Ok(Level::detect()),
+        });
+        match pinned {
+            Ok(level) => Ok(*level),
+            Err(error) => Err(error.clone()),
+        }
     }
 
     /// The level itself where this CPU has it.

@@ -34,9 +34,15 @@ const STEPS: usize = LEAF / LANES;
 const DEPTH: usize = 40;
 
 /// What is summed: `K` sums at once over the same elements.
-pub(crate) trait Terms<C: Compute, const K: usize> {
+pub(crate) trait Terms<C: Compute, const K: usize>: Sized {
     /// The sums after one more step: chunk `at` (32 elements, the first `n` of which exist).
     fn step<S: Isa<C>>(&self, isa: S, sums: [S::V; K], at: usize, n: usize) -> [S::V; K];
+
+    /// The terms of four whole leaves from `leaf` on alone, where that spares a bounds check for each chunk.
+    #[inline(always)]
+    fn four_leaves(&self, _leaf: usize) -> Option<Self> {
+        None
+    }
 }
 
 /// A row of `E`, seen as chunks of 32 and a tail.
@@ -51,6 +57,12 @@ impl<'a, E: Element> Row<'a, E> {
     pub(crate) fn new(row: &'a [E]) -> Self {
         let (chunks, tail) = row.as_chunks();
         Row { chunks, tail }
+    }
+
+    /// Four whole leaves from `leaf` on.
+    #[inline(always)]
+    pub(crate) fn four_leaves(&self, leaf: usize) -> Self {
+        Row { chunks: &self.chunks[leaf * STEPS..][..4 * STEPS], tail: &[] }
     }
 
     /// Chunk `at`; lanes from `n` on hold +0 where the row has ended.
@@ -96,8 +108,10 @@ where
     let whole = len / LEAF;
     let mut leaf = 0;
     while S::FOUR_LEAVES && leaf + 4 <= whole {
-        let left = both(isa, whole_leaf(isa, terms, leaf), whole_leaf(isa, terms, leaf + 1));
-        let right = both(isa, whole_leaf(isa, terms, leaf + 2), whole_leaf(isa, terms, leaf + 3));
+        let part = terms.four_leaves(leaf);
+        let (terms, first) = part.as_ref().map_or((terms, leaf), |part| (part, 0));
+        let left = both(isa, whole_leaf(isa, terms, first), whole_leaf(isa, terms, first + 1));
+        let right = both(isa, whole_leaf(isa, terms, first + 2), whole_leaf(isa, terms, first + 3));
         tree.push(isa, both(isa, left, right), 2);
         leaf += 4;
     }

@@ -174,4 +174,8 @@ impl<C: Compute, T: Element<Compute = C>, const SCALED: bool> Terms<C, 1> for Sq
         }
         [isa.fma(x, x, ss)]
     }
+    #[inline(always)]
+    fn four_leaves(&self, leaf: usize) -> Option<Self> {
+        Some(Squares { row: self.row.four_leaves(leaf), ..*self })
+    }
 }
