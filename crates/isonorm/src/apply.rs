@@ -18,6 +18,9 @@ use crate::order::{LANES, Row, padded};
 use crate::rows::{In, Out};
 use crate::stats::Stats;
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// From x to x_hat.
 pub(crate) trait Hat<C: Compute>: Copy {
     /// The row's statistics in every lane.
@@ -82,6 +85,10 @@ pub(crate) trait Affine<C: Compute>: Copy {
     type Row: Copy;
     /// Weight and bias of a row of `hidden` elements.
     fn row(&self, hidden: usize) -> Self::Row;
+    /// Weight and bias of the elements from `start` on.
+    fn after(self, start: usize) -> Self;
+    /// Of `count` whole chunks.
+    fn whole(row: Self::Row, count: usize) -> Self::Row;
     /// Chunk `at`, the first `n` elements of which exist.
     fn apply<S: Isa<C>>(isa: S, row: Self::Row, x_hat: S::V, at: usize, n: usize) -> S::V;
 }
@@ -111,6 +118,12 @@ impl<C: Compute> Affine<C> for Plain {
     #[inline(always)]
     fn row(&self, _: usize) {}
     #[inline(always)]
+    fn whole(_: (), _: usize) {}
+    #[inline(always)]
+    fn after(self, _: usize) -> Self {
+        self
+    }
+    #[inline(always)]
     fn apply<S: Isa<C>>(_: S, _: (), x_hat: S::V, _: usize, _: usize) -> S::V {
         x_hat
     }
@@ -121,6 +134,14 @@ impl<'a, W: Element> Affine<W::Compute> for Weight<'a, W> {
     #[inline(always)]
     fn row(&self, hidden: usize) -> Row<'a, W> {
         Row::new(&self.0[..hidden])
+    }
+    #[inline(always)]
+    fn whole(row: Row<'a, W>, count: usize) -> Row<'a, W> {
+        row.whole(count)
+    }
+    #[inline(always)]
+    fn after(self, start: usize) -> Self {
+        Weight(&self.0[start..])
     }
     #[inline(always)]
     fn apply<S: Isa<W::Compute>>(isa: S, weight: Row<'a, W>, x_hat: S::V, at: usize, n: usize) -> S::V {
@@ -135,6 +156,14 @@ impl<'a, W: Element> Affine<W::Compute> for OffsetWeight<'a, W> {
         (Row::new(&self.0[..hidden]), self.1)
     }
     #[inline(always)]
+    fn whole((row, offset): Self::Row, count: usize) -> Self::Row {
+        (row.whole(count), offset)
+    }
+    #[inline(always)]
+    fn after(self, start: usize) -> Self {
+        OffsetWeight(&self.0[start..], self.1)
+    }
+    #[inline(always)]
     fn apply<S: Isa<W::Compute>>(isa: S, (weight, offset): Self::Row, x_hat: S::V, at: usize, n: usize) -> S::V {
         isa.mul(x_hat, isa.add(weight.read(isa, at, n), isa.splat(offset)))
     }
@@ -147,6 +176,14 @@ impl<'a, W: Element> Affine<W::Compute> for WeightBias<'a, W> {
         (Row::new(&self.0[..hidden]), Row::new(&self.1[..hidden]))
     }
     #[inline(always)]
+    fn whole((weight, bias): Self::Row, count: usize) -> Self::Row {
+        (weight.whole(count), bias.whole(count))
+    }
+    #[inline(always)]
+    fn after(self, start: usize) -> Self {
+        WeightBias(&self.0[start..], &self.1[start..])
+    }
+    #[inline(always)]
     fn apply<S: Isa<W::Compute>>(isa: S, (weight, bias): Self::Row, x_hat: S::V, at: usize, n: usize) -> S::V {
         isa.fma(x_hat, weight.read(isa, at, n), bias.read(isa, at, n))
     }
@@ -157,6 +194,14 @@ impl<C: Compute> Affine<C> for Channel<C> {
     #[inline(always)]
     fn row(&self, _: usize) -> (C, C) {
         (self.0, self.1)
+    }
+    #[inline(always)]
+    fn whole(row: (C, C), _: usize) -> (C, C) {
+        row
+    }
+    #[inline(always)]
+    fn after(self, _: usize) -> Self {
+        self
     }
     #[inline(always)]
     fn apply<S: Isa<C>>(isa: S, (weight, bias): (C, C), x_hat: S::V, _: usize, _: usize) -> S::V {
@@ -228,8 +273,13 @@ where
         for (r, stats) in self.rows.clone().zip(self.stats) {
             let (x, splat) = (self.x.row(r), H::splat(isa, stats));
             if let Some(Ahead { end, past }) = self.ahead {
-                let soon = Some((self.x.row((r + block).min(end - 1)), past));
-                apply_chunks::<C, S, H, X, R, Y, A, true>(isa, x, soon, self.y.row_mut(r), splat, self.affine);
+                let (soon, y) = (self.x.row((r + block).min(end - 1)), self.y.row_mut(r));
+                // Stores past the caches want whole lines: chunks begin where one does.
+                let head = if past { y.as_ptr().align_offset(LINE).min(y.len()) } else { 0 };
+                let ((x_head, x), (_, soon), (y_head, y)) = (x.split_at(head), soon.split_at(head), y.split_at_mut(head));
+                let ahead = Some((soon, past));
+                apply_row::<C, S, H, X, R, Y, A>(isa, x_head, y_head, splat, self.affine);
+                apply_chunks::<C, S, H, X, R, Y, A, true>(isa, x, ahead, y, splat, self.affine.after(head));
             } else {
                 apply_row::<C, S, H, X, R, Y, A>(isa, x, self.y.row_mut(r), splat, self.affine);
             }
@@ -273,16 +323,19 @@ pub(crate) fn apply_chunks<C, S, H, X, R, Y, A, const AHEAD: bool>(
     let (x, x_tail) = x.as_chunks::<LANES>();
     let (soon, past) = ahead.map_or((x, false), |(soon, past)| (soon.as_chunks::<LANES>().0, past));
     let (y, y_tail) = y.as_chunks_mut::<LANES>();
-    for (at, ((x, soon), y)) in x.iter().zip(soon).zip(y).enumerate() {
-        let x_hat = round::<C, S, R>(isa, H::x_hat(isa, splat, X::load(isa, x)));
-        let v = A::apply(isa, affine, x_hat, at, LANES);
+    // Slices of one length: the loop has no bounds check.
+    let count = x.len();
+    let (soon, y, whole) = (&soon[..count], &mut y[..count], A::whole(affine, count));
+    for at in 0..count {
+        let x_hat = round::<C, S, R>(isa, H::x_hat(isa, splat, X::load(isa, &x[at])));
+        let v = A::apply(isa, whole, x_hat, at, LANES);
         if AHEAD {
-            isa.prefetch(soon);
+            isa.prefetch(&soon[at]);
         }
         if AHEAD && past {
-            Y::store_past(isa, v, y);
+            Y::store_past(isa, v, &mut y[at]);
         } else {
-            Y::store(isa, v, y);
+            Y::store(isa, v, &mut y[at]);
         }
     }
     let n = x_tail.len();
@@ -319,11 +372,11 @@ where
             let (row, splat) = (self.y.row_mut(r), H::splat(isa, stats));
             let affine = self.affine.row(row.len());
             let (chunks, tail) = row.as_chunks_mut::<LANES>();
-            let mut at = 0;
-            for chunk in chunks {
+            let at = chunks.len();
+            let whole = A::whole(affine, at);
+            for (at, chunk) in chunks.iter_mut().enumerate() {
                 let x_hat = round::<C, S, R>(isa, H::x_hat(isa, splat, T::load(isa, chunk)));
-                T::store(isa, A::apply(isa, affine, x_hat, at, LANES), chunk);
-                at += 1;
+                T::store(isa, A::apply(isa, whole, x_hat, at, LANES), chunk);
             }
             let n = tail.len();
             if n > 0 {

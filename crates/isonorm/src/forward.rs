@@ -202,6 +202,46 @@ impl<N: RowNorm, T: Element> RowsJob<'_, N, T> {
     }
 }
 
+/// Contiguous rows near the caches, from x to y of the same type: no time is spent on anything else.
+pub(crate) fn near<N: RowNorm, T: Element>(task: &Task<'_, T::Compute>, x: &[T], y: &mut [T]) {
+    let _env = FloatEnv::standard();
+    let (hidden, count) = (task.hidden, x.len() / task.hidden);
+    let (grid, walk) = (Grid::of(count), Walk::contiguous(hidden));
+    let place = Place { grid: &grid, walk: &walk, hidden };
+    if count == 1 {
+        return near_block::<N, T>(task, place, x, y, 0..1, &mut [Stats::default()]);
+    }
+    let block = (BLOCK_BYTES / (hidden * size_of::<T>())).clamp(1, BLOCK);
+    let mut stats = [Stats::default(); BLOCK];
+    let mut at = 0;
+    while at < count {
+        let rows = at..(at + block).min(count);
+        at = rows.end;
+        let stats = &mut stats[..rows.len()];
+        near_block::<N, T>(task, place, x, y, rows, stats);
+    }
+}
+
+#[inline]
+fn near_block<N: RowNorm, T: Element>(
+    task: &Task<'_, T::Compute>,
+    place: Place<'_>,
+    x: &[T],
+    y: &mut [T],
+    rows: Range<usize>,
+    stats: &mut [Stats<T::Compute>],
+) {
+    let (x, end) = (In::block(x, 0, place), rows.end);
+    let scaled = measure_rows::<N, T>(task, x, rows.clone(), stats);
+    if let (false, Some(params)) = (scaled, task.params.direct::<T>()) {
+        return Block { task, x: Some(x), y: Out::new(y, place), rows, stats, end }.apply::<N>(params);
+    }
+    for (row, stats) in rows.zip(stats.iter()) {
+        let mut y = AnyOut::new(T::slice_mut(y), place);
+        tiles::apply_row::<T>(task, row, Some(AnyIn::new(T::slice(x.data()), place)), &mut y, *stats);
+    }
+}
+
 /// Statistics of a block, under the range rule; whether any row is scaled.
 fn measure_rows<N: RowNorm, T: Element>(
     task: &Task<'_, T::Compute>,

@@ -2,9 +2,9 @@
 
 use std::marker::PhantomData;
 
-use crate::element::{Compute, DType, Element, with_element};
+use crate::element::{Compute, DType, Element, Slice, SliceMut, with_element};
 use crate::error::Error;
-use crate::forward::{Reach, RowNorm, RowsJob, Task};
+use crate::forward::{self, Reach, RowNorm, RowsJob, Task};
 use crate::params::{Params, Recipe, check_type};
 use crate::residual::Residual;
 use crate::grid::{Grid, Place, Tensor, Walk, arrange};
@@ -120,7 +120,11 @@ struct Walks {
 
 impl<N: RowNorm> Call<'_, N> {
     /// Checks everything, then computes.
-    pub(crate) fn run(self, io: Io<'_>) -> Result<(), Error> {
+    pub(crate) fn run(self, mut io: Io<'_>) -> Result<(), Error> {
+        if let Some((x, y)) = io.plain(self.hidden) {
+            self.params.check(self.hidden, "normalized element", x.dtype())?;
+            return with_element!(x.dtype(), T => self.run_near::<T>(x, y));
+        }
         let dtype = match &io.r {
             Some(r) => r.data.dtype(),
             None => io.x.as_ref().map_or(io.y.data.dtype(), |x| x.data.dtype()),
@@ -173,24 +177,34 @@ impl<N: RowNorm> Call<'_, N> {
         Ok(())
     }
 
+    fn run_near<T: Element>(&self, x: Slice<'_>, y: SliceMut<'_>) -> Result<(), Error> {
+        let task = self.task::<T>(Reach::Near)?;
+        if let (Some(x), Some(y)) = (T::of(&x), T::of_mut(y)) {
+            forward::near::<N, T>(&task, x, y);
+        }
+        Ok(())
+    }
+
+    fn task<T: Element>(&self, reach: Reach) -> Result<Task<'_, T::Compute>, Error> {
+        self.cpu.check()?;
+        Ok(Task {
+            level: self.cpu.chosen_level()?,
+            hidden: self.hidden,
+            measured: self.measured,
+            eps: self.eps.rounded::<T::Compute>()?,
+            params: self.params,
+            recipe: self.recipe,
+            reach,
+        })
+    }
+
     fn run_typed<T: Element>(self, io: Io<'_>, walks: &Walks) -> Result<(), Error> {
         let (hidden, rows) = (self.hidden, walks.grid.rows);
-        self.cpu.check()?;
-        let level = self.cpu.chosen_level()?;
-        let eps = self.eps.rounded::<T::Compute>()?;
+        let bytes = rows.saturating_mul(hidden).saturating_mul(size_of::<T>());
+        let task = self.task::<T>(Reach::of(bytes))?;
         if rows == 0 || hidden == 0 {
             return Ok(());
         }
-        let bytes = rows.saturating_mul(hidden).saturating_mul(size_of::<T>());
-        let task = Task {
-            level,
-            hidden,
-            measured: self.measured,
-            eps,
-            params: self.params,
-            recipe: self.recipe,
-            reach: Reach::of(bytes),
-        };
         let place = |i: usize| Place { grid: &walks.grid, walk: &walks.each[i], hidden };
         let residual = io.residual.zip(io.r).map(|(residual, r)| Residual {
             residual: residual.map(|residual| AnyIn::new(residual.data, place(2))),
@@ -213,6 +227,16 @@ impl<N: RowNorm> Call<'_, N> {
 }
 
 impl<'a> Io<'a> {
+    /// x and y of a call that is nothing but rows near the caches.
+    #[inline]
+    fn plain(&mut self, hidden: usize) -> Option<(Slice<'a>, SliceMut<'_>)> {
+        let Io { x: Some(x), y, residual: None, r: None, stats: None } = self else { return None };
+        let (len, dtype) = (x.data.len(), x.data.dtype());
+        let is_plain = x.is_contiguous(len) && y.is_contiguous(len) && y.data.dtype() == dtype;
+        let is_near = Reach::of(len.saturating_mul(dtype.size())) == Reach::Near;
+        (is_plain && is_near && len > 0 && len.checked_rem(hidden) == Some(0)).then(|| (x.data, y.data.reborrow()))
+    }
+
     /// The walks of contiguous tensors of one length: no time is spent on grids. False for all other calls.
     #[inline]
     fn walk_contiguous(&self, hidden: usize, walks: &mut Walks) -> bool {

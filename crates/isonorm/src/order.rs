@@ -59,6 +59,12 @@ impl<'a, E: Element> Row<'a, E> {
         Row { chunks, tail }
     }
 
+    /// The first `count` chunks, whole.
+    #[inline(always)]
+    pub(crate) fn whole(&self, count: usize) -> Self {
+        Row { chunks: &self.chunks[..count], tail: &[] }
+    }
+
     /// Four whole leaves from `leaf` on.
     #[inline(always)]
     pub(crate) fn four_leaves(&self, leaf: usize) -> Self {

@@ -102,6 +102,10 @@ impl<'a, T> In<'a, T> {
         In { data, base, place }
     }
 
+    pub(crate) fn data(&self) -> &'a [T] {
+        self.data
+    }
+
     #[inline(always)]
     pub(crate) fn row(&self, r: usize) -> &'a [T] {
         &self.data[self.place.start(r) - self.base..][..self.place.hidden]
