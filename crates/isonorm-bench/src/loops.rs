@@ -103,7 +103,7 @@ fn rms_norm_bf16_loops(inputs: &Inputs) -> Vec<Contestant<'_>> {
     vec![contestant("portable", move |out| plain::rms_norm_bf16(x, w, out.y.as_mut_slice()))]
 }
 
-/// The loops over arrays of [`LANES`] sums, which the compiler turns into whatever vectors its
+/// The loops over arrays of `LANES` sums, which the compiler turns into whatever vectors its
 /// caller is compiled for.
 mod plain {
     use super::{EPS, bf16};

@@ -1,6 +1,6 @@
 //! `isonorm explain`: each step of a norm with its numbers, as text or as one page.
 //!
-//! A norm makes an [`Explanation`](document::Explanation) of a [`Subject`](subject::Subject); a renderer shows
+//! A norm makes an `Explanation` of a `Subject`; a renderer shows
 //! it. Norms and renderers do not know each other, so that each can be added alone.
 
 mod batch_norm;
@@ -82,6 +82,7 @@ pub struct Args {
 }
 
 /// What can be explained.
+#[allow(clippy::enum_variant_names)] // the names a user types
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Norm {
     RmsNorm,

@@ -52,11 +52,7 @@ impl DType {
         let whole = (value * power_of_two(-last_place)).round_ties_even();
         let rounded = whole * power_of_two(last_place);
         let overflows = rounded.abs() >= 2.0 * power_of_two(greatest);
-        if overflows {
-            f64::INFINITY.copysign(value)
-        } else {
-            rounded.copysign(value)
-        }
+        if overflows { f64::INFINITY.copysign(value) } else { rounded.copysign(value) }
     }
 
     /// The storage pattern of a value this type can hold.
@@ -64,9 +60,7 @@ impl DType {
         match self {
             DType::F64 => value.to_bits(),
             DType::F32 => u64::from((value as f32).to_bits()),
-            DType::Bf16 => {
-                u64::from((value as f32).to_bits() >> 16) | u64::from(value.is_nan()) << 6
-            }
+            DType::Bf16 => u64::from((value as f32).to_bits() >> 16) | u64::from(value.is_nan()) << 6,
             DType::F16 => f16_bits(value),
         }
     }
@@ -96,10 +90,7 @@ impl DType {
 
 /// 2^exponent, for the exponents of normal f64 numbers.
 pub(crate) fn power_of_two(exponent: i32) -> f64 {
-    assert!(
-        (-1022..=1023).contains(&exponent),
-        "2^{exponent} is not a normal f64"
-    );
+    assert!((-1022..=1023).contains(&exponent), "2^{exponent} is not a normal f64");
     f64::from_bits(((exponent + 1023) as u64) << 52)
 }
 
@@ -126,11 +117,7 @@ fn f16_value(bits: u64) -> f64 {
         31 => f64::NAN,
         _ => (1024.0 + fraction) * power_of_two(exponent - 25),
     };
-    if bits >> 15 == 1 {
-        -magnitude
-    } else {
-        magnitude
-    }
+    if bits >> 15 == 1 { -magnitude } else { magnitude }
 }
 
 #[cfg(test)]
@@ -144,11 +131,7 @@ mod tests {
                 let value = dtype.value(bits);
                 if !value.is_nan() {
                     assert_eq!(dtype.bits(value), bits, "{dtype:?} {bits:04x}");
-                    assert_eq!(
-                        dtype.bits(dtype.narrow(value)),
-                        bits,
-                        "{dtype:?} {bits:04x}"
-                    );
+                    assert_eq!(dtype.bits(dtype.narrow(value)), bits, "{dtype:?} {bits:04x}");
                 }
             }
         }
@@ -163,11 +146,7 @@ mod tests {
                 let even = if bits % 2 == 0 { low } else { high };
                 assert_eq!(dtype.narrow(half), even, "{dtype:?} {bits:04x}");
                 assert_eq!(dtype.narrow(half.next_up()), high, "{dtype:?} {bits:04x}");
-                assert_eq!(
-                    dtype.narrow(-half.next_down()),
-                    -low,
-                    "{dtype:?} {bits:04x}"
-                );
+                assert_eq!(dtype.narrow(-half.next_down()), -low, "{dtype:?} {bits:04x}");
             }
         }
     }
@@ -178,8 +157,7 @@ mod tests {
             let value = f64::from_bits(bits);
             let (found, expected) = (DType::F32.narrow(value), value as f32);
             assert!(
-                found.is_nan() && expected.is_nan()
-                    || found.to_bits() == f64::from(expected).to_bits(),
+                found.is_nan() && expected.is_nan() || found.to_bits() == f64::from(expected).to_bits(),
                 "{value:e}: {found:e} is not {expected:e}"
             );
         }

@@ -36,11 +36,7 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Difference {
-            index,
-            expected,
-            found,
-        } = self;
+        let Difference { index, expected, found } = self;
         write!(f, "element {index}: {expected:x} expected, {found:x} found")
     }
 }
@@ -49,23 +45,13 @@ impl Array {
     /// Rounds each value to `dtype`, once.
     pub fn from_values<C: Compute>(dtype: DType, values: &[C]) -> Self {
         let bits = |v: &C| dtype.bits(dtype.narrow(v.to_f64()));
-        Self {
-            dtype,
-            bits: values.iter().map(bits).collect(),
-        }
+        Self { dtype, bits: values.iter().map(bits).collect() }
     }
 
     /// The values, widened to a compute type (which must hold them exactly).
     pub fn widened<C: Compute>(&self) -> Vec<C> {
-        assert!(
-            C::DTYPE == DType::F64 || self.dtype != DType::F64,
-            "f64 does not fit {:?}",
-            C::DTYPE
-        );
-        self.bits
-            .iter()
-            .map(|b| C::from_f64(self.dtype.value(*b)))
-            .collect()
+        assert!(C::DTYPE == DType::F64 || self.dtype != DType::F64, "f64 does not fit {:?}", C::DTYPE);
+        self.bits.iter().map(|b| C::from_f64(self.dtype.value(*b))).collect()
     }
 
     /// The values, rounded to another storage type.
@@ -76,10 +62,7 @@ impl Array {
     /// As f32; another type is a mistake of the caller.
     pub fn f32s(&self) -> Vec<f32> {
         self.expect(DType::F32);
-        self.bits
-            .iter()
-            .map(|b| f32::from_bits(*b as u32))
-            .collect()
+        self.bits.iter().map(|b| f32::from_bits(*b as u32)).collect()
     }
 
     /// As f64; another type is a mistake of the caller.
@@ -91,46 +74,28 @@ impl Array {
     /// As f16; another type is a mistake of the caller.
     pub fn f16s(&self) -> Vec<f16> {
         self.expect(DType::F16);
-        self.bits
-            .iter()
-            .map(|b| f16::from_bits(*b as u16))
-            .collect()
+        self.bits.iter().map(|b| f16::from_bits(*b as u16)).collect()
     }
 
     /// As bf16; another type is a mistake of the caller.
     pub fn bf16s(&self) -> Vec<bf16> {
         self.expect(DType::Bf16);
-        self.bits
-            .iter()
-            .map(|b| bf16::from_bits(*b as u16))
-            .collect()
+        self.bits.iter().map(|b| bf16::from_bits(*b as u16)).collect()
     }
 
     fn expect(&self, dtype: DType) {
-        assert_eq!(
-            self.dtype, dtype,
-            "an array of {:?} was read as {dtype:?}",
-            self.dtype
-        );
+        assert_eq!(self.dtype, dtype, "an array of {:?} was read as {dtype:?}", self.dtype);
     }
 
     /// The first place where `found` differs in a bit; NaN equals any NaN.
     pub fn first_difference(&self, found: &Array) -> Option<Difference> {
         found.expect(self.dtype);
-        assert_eq!(
-            self.bits.len(),
-            found.bits.len(),
-            "arrays of different lengths"
-        );
+        assert_eq!(self.bits.len(), found.bits.len(), "arrays of different lengths");
         let nan = |bits: u64| self.dtype.value(bits).is_nan();
         let pairs = self.bits.iter().zip(&found.bits).enumerate();
         for (index, (&expected, &found)) in pairs {
             if expected != found && !(nan(expected) && nan(found)) {
-                return Some(Difference {
-                    index,
-                    expected,
-                    found,
-                });
+                return Some(Difference { index, expected, found });
             }
         }
         None
@@ -240,15 +205,8 @@ impl Case {
 
     /// Panics with both patterns where `found` is not the stored output `name`.
     pub fn assert_same_bits(&self, name: &str, found: &Array) {
-        let expected = self
-            .out
-            .get(name)
-            .unwrap_or_else(|| panic!("{} has no {name}", self.name));
-        assert_eq!(
-            expected.dtype, found.dtype,
-            "{} {name}: another type",
-            self.name
-        );
+        let expected = self.out.get(name).unwrap_or_else(|| panic!("{} has no {name}", self.name));
+        assert_eq!(expected.dtype, found.dtype, "{} {name}: another type", self.name);
         if let Some(difference) = expected.first_difference(found) {
             panic!("{} {name}, {difference}", self.name);
         }
@@ -289,11 +247,7 @@ pub fn order() -> Vec<Fingerprint> {
         rows: Vec<Row>,
     }
     let file: File = read("order.json");
-    let typed = |row: Row| Fingerprint {
-        n: row.n,
-        row_sum: hex(&row.row_sum),
-        row_dot: hex(&row.row_dot),
-    };
+    let typed = |row: Row| Fingerprint { n: row.n, row_sum: hex(&row.row_sum), row_dot: hex(&row.row_dot) };
     file.rows.into_iter().map(typed).collect()
 }
 
@@ -302,9 +256,7 @@ fn hex(text: &str) -> u64 {
 }
 
 fn read<T: for<'de> Deserialize<'de>>(file: &str) -> T {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../spec/golden")
-        .join(file);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../spec/golden").join(file);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
@@ -319,10 +271,7 @@ impl Packed {
     fn array(&self) -> Array {
         let words = self.bits.as_bytes().chunks(self.dtype.digits());
         let word = |w| hex(std::str::from_utf8(w).expect("hexadecimal digits are ASCII"));
-        Array {
-            dtype: self.dtype,
-            bits: words.map(word).collect(),
-        }
+        Array { dtype: self.dtype, bits: words.map(word).collect() }
     }
 }
 
@@ -358,30 +307,20 @@ struct File {
 
 fn own(file: &str) -> Vec<Case> {
     let File { arrays, cases } = read(file);
-    cases
-        .into_iter()
-        .map(|entry| typed(entry, &arrays))
-        .collect()
+    cases.into_iter().map(|entry| typed(entry, &arrays)).collect()
 }
 
 fn typed(entry: Entry, arrays: &[Packed]) -> Case {
     let shape = match entry.shape[..] {
         [rows, hidden] => Shape::Rows { rows, hidden },
-        [samples, channels, spatial] => Shape::Channels(Channels {
-            samples,
-            channels,
-            spatial,
-        }),
+        [samples, channels, spatial] => Shape::Channels(Channels { samples, channels, spatial }),
         _ => panic!("{}: a shape of {} axes", entry.name, entry.shape.len()),
     };
     Case {
         name: entry.name,
         norm: entry.norm,
         shape,
-        eps: Eps {
-            value: entry.eps,
-            outside: entry.eps_outside,
-        },
+        eps: Eps { value: entry.eps, outside: entry.eps_outside },
         llama: entry.llama,
         weight_offset: entry.weight_offset,
         partial: entry.partial,
@@ -390,15 +329,7 @@ fn typed(entry: Entry, arrays: &[Packed]) -> Case {
         biased_running_var: entry.biased_running_var,
         y_type: entry.y_type,
         r_type: entry.r_type,
-        inputs: entry
-            .inputs
-            .into_iter()
-            .map(|(name, at)| (name, arrays[at].array()))
-            .collect(),
-        out: entry
-            .out
-            .iter()
-            .map(|(name, packed)| (name.clone(), packed.array()))
-            .collect(),
+        inputs: entry.inputs.into_iter().map(|(name, at)| (name, arrays[at].array())).collect(),
+        out: entry.out.iter().map(|(name, packed)| (name.clone(), packed.array())).collect(),
     }
 }

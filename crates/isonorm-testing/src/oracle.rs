@@ -76,10 +76,7 @@ impl Compute for f64 {
 
 /// Rounds each value to a storage type once, and widens it again.
 pub fn narrow<C: Compute>(values: &[C], dtype: DType) -> Vec<C> {
-    values
-        .iter()
-        .map(|v| C::from_f64(dtype.narrow(v.to_f64())))
-        .collect()
+    values.iter().map(|v| C::from_f64(dtype.narrow(v.to_f64()))).collect()
 }
 
 // ---------------------------------------------------------------- order.md
@@ -105,12 +102,7 @@ fn fold<V: Copy>(lanes: &[V], add: &impl Fn(V, V) -> V) -> V {
 }
 
 /// Row order over `n` elements of any arithmetic; `step(acc, i)` takes element i into its lane.
-pub fn row_order<V: Copy>(
-    n: usize,
-    zero: V,
-    add: impl Fn(V, V) -> V,
-    step: impl Fn(V, usize) -> V,
-) -> V {
+pub fn row_order<V: Copy>(n: usize, zero: V, add: impl Fn(V, V) -> V, step: impl Fn(V, usize) -> V) -> V {
     if n == 0 {
         return zero;
     }
@@ -127,19 +119,10 @@ pub fn row_order<V: Copy>(
 }
 
 /// Batch order over `rows` rows of any arithmetic.
-pub fn batch_order<V: Copy>(
-    rows: usize,
-    zero: V,
-    add: impl Fn(V, V) -> V,
-    step: impl Fn(V, usize) -> V,
-) -> V {
+pub fn batch_order<V: Copy>(rows: usize, zero: V, add: impl Fn(V, V) -> V, step: impl Fn(V, usize) -> V) -> V {
     let leaf = |j: usize| (16 * j..(16 * j + 16).min(rows)).fold(zero, &step);
     let leaves: Vec<V> = (0..rows.div_ceil(16)).map(leaf).collect();
-    if leaves.is_empty() {
-        zero
-    } else {
-        tree(&leaves, &add)
-    }
+    if leaves.is_empty() { zero } else { tree(&leaves, &add) }
 }
 
 /// The sum of a row.
@@ -149,12 +132,7 @@ pub fn row_sum<C: Compute>(x: &[C]) -> C {
 
 /// The sum of the products of two rows.
 pub fn row_dot<C: Compute>(a: &[C], b: &[C]) -> C {
-    row_order(
-        a.len(),
-        C::count(0),
-        |l, r| l + r,
-        |acc, i| a[i].fma(b[i], acc),
-    )
+    row_order(a.len(), C::count(0), |l, r| l + r, |acc, i| a[i].fma(b[i], acc))
 }
 
 /// The sum of a column.
@@ -164,12 +142,7 @@ pub fn batch_sum<C: Compute>(x: &[C]) -> C {
 
 /// The sum of the products of two columns.
 pub fn batch_dot<C: Compute>(a: &[C], b: &[C]) -> C {
-    batch_order(
-        a.len(),
-        C::count(0),
-        |l, r| l + r,
-        |acc, r| a[r].fma(b[r], acc),
-    )
+    batch_order(a.len(), C::count(0), |l, r| l + r, |acc, r| a[r].fma(b[r], acc))
 }
 
 /// How the elements of one normalized set are summed: a row, or a channel of planes.
@@ -244,22 +217,12 @@ impl<C: Compute> Statistics<C> {
 
 pub(crate) fn inverse_root<C: Compute>(moment: C, eps: C, outside: bool) -> (C, C) {
     let root = moment.sqrt();
-    let below = if outside {
-        root + eps
-    } else {
-        (moment + eps).sqrt()
-    };
+    let below = if outside { root + eps } else { (moment + eps).sqrt() };
     (root, C::count(1) / below)
 }
 
 /// The scale of the range rule; `None` where the first result stands.
-fn range_scale<C: Compute>(
-    overflowed: bool,
-    moment: C,
-    x: &[C],
-    eps: C,
-    outside: bool,
-) -> Option<C> {
+fn range_scale<C: Compute>(overflowed: bool, moment: C, x: &[C], eps: C, outside: bool) -> Option<C> {
     let [tiny, inside_below, outside_below, limit] = C::RANGE;
     let eps_below = power_of_two(if outside { outside_below } else { inside_below });
     let small = moment.to_f64() < power_of_two(tiny) && eps.to_f64() < eps_below;
@@ -297,11 +260,7 @@ fn in_range<C: Compute>(
         None => first,
         Some(s) => {
             let scaled: Vec<C> = x.iter().map(|v| *v * s).collect();
-            let value = if eps.outside {
-                value * s
-            } else {
-                (value * s) * s
-            };
+            let value = if eps.outside { value * s } else { (value * s) * s };
             once(&scaled, value, s).1
         }
     }
@@ -315,16 +274,7 @@ pub fn rms_statistics<C: Compute>(x: &[C], k: usize, eps: Eps) -> Statistics<C> 
         let (root, inv) = inverse_root(moment, value, eps.outside);
         let x_hat = x.iter().map(|v| *v * inv).collect();
         let zero = C::count(0);
-        let stats = Statistics {
-            mean: zero,
-            delta: zero,
-            moment,
-            root,
-            inv,
-            s,
-            eps: value,
-            x_hat,
-        };
+        let stats = Statistics { mean: zero, delta: zero, moment, root, inv, s, eps: value, x_hat };
         (ss.to_f64().is_infinite(), stats)
     })
 }
@@ -343,18 +293,6 @@ pub fn centered_statistics<C: Compute>(x: &[C], sums: Sums, eps: Eps) -> Statist
         let (root, inv) = inverse_root(moment, value, eps.outside);
         let x_hat = d.iter().map(|d| (*d - delta) * inv).collect();
         let overflowed = !(total.to_f64().is_finite() && s2.to_f64().is_finite());
-        (
-            overflowed,
-            Statistics {
-                mean,
-                delta,
-                moment,
-                root,
-                inv,
-                s,
-                eps: value,
-                x_hat,
-            },
-        )
+        (overflowed, Statistics { mean, delta, moment, root, inv, s, eps: value, x_hat })
     })
 }

@@ -18,11 +18,7 @@ pub fn between(dtype: DType, a: u64, b: u64) -> u64 {
 fn place(dtype: DType, bits: u64) -> i64 {
     let sign = 1u64 << (dtype.digits() * 4 - 1);
     let magnitude = (bits & (sign - 1)) as i64;
-    if bits & sign == 0 {
-        magnitude
-    } else {
-        -magnitude
-    }
+    if bits & sign == 0 { magnitude } else { -magnitude }
 }
 
 /// [`between`] two f32.
@@ -54,10 +50,7 @@ mod tests {
         assert_eq!(super::f32(0.0, -0.0), 0);
         assert_eq!(super::f32(f32::from_bits(1), -f32::from_bits(1)), 2);
         assert_eq!(super::f64(f64::MAX, f64::INFINITY), 1);
-        assert_eq!(
-            super::f64(f64::NEG_INFINITY, f64::INFINITY),
-            2 * (0x7ff << 52)
-        );
+        assert_eq!(super::f64(f64::NEG_INFINITY, f64::INFINITY), 2 * (0x7ff << 52));
     }
 
     #[test]

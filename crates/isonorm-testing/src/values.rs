@@ -121,10 +121,7 @@ fn hostile(dtype: DType, source: &mut SplitMix64) -> f64 {
 
 /// [`values`] of f32.
 pub fn f32s(kind: Kind, seed: u64, n: usize) -> Vec<f32> {
-    values(DType::F32, kind, seed, n)
-        .into_iter()
-        .map(|v| v as f32)
-        .collect()
+    values(DType::F32, kind, seed, n).into_iter().map(|v| v as f32).collect()
 }
 
 /// [`values`] of f64.
@@ -135,19 +132,13 @@ pub fn f64s(kind: Kind, seed: u64, n: usize) -> Vec<f64> {
 /// [`values`] of f16.
 pub fn f16s(kind: Kind, seed: u64, n: usize) -> Vec<f16> {
     let bits = |v| f16::from_bits(DType::F16.bits(v) as u16);
-    values(DType::F16, kind, seed, n)
-        .into_iter()
-        .map(bits)
-        .collect()
+    values(DType::F16, kind, seed, n).into_iter().map(bits).collect()
 }
 
 /// [`values`] of bf16.
 pub fn bf16s(kind: Kind, seed: u64, n: usize) -> Vec<bf16> {
     let bits = |v| bf16::from_bits(DType::Bf16.bits(v) as u16);
-    values(DType::Bf16, kind, seed, n)
-        .into_iter()
-        .map(bits)
-        .collect()
+    values(DType::Bf16, kind, seed, n).into_iter().map(bits).collect()
 }
 
 #[cfg(test)]
@@ -158,14 +149,7 @@ mod tests {
     fn the_stream_is_the_published_one() {
         let mut source = SplitMix64::new(1234567);
         let words: Vec<u64> = (0..3).map(|_| source.word()).collect();
-        assert_eq!(
-            words,
-            [
-                6457827717110365317,
-                3203168211198807973,
-                9817491932198370423
-            ]
-        );
+        assert_eq!(words, [6457827717110365317, 3203168211198807973, 9817491932198370423]);
     }
 
     #[test]
@@ -183,47 +167,18 @@ mod tests {
         for dtype in DType::ALL {
             let of = |kind| values(dtype, kind, 7, 500);
             let (_, least_normal, _) = dtype.format();
-            assert!(
-                of(Kind::Normal).iter().all(|v| v.abs() < 6.0),
-                "{dtype:?} normal"
-            );
-            assert!(
-                of(Kind::Offset).iter().all(|v| (990.0..1010.0).contains(v)),
-                "{dtype:?} offset"
-            );
-            assert!(
-                of(Kind::Subnormal)
-                    .iter()
-                    .all(|v| v.abs() < 2f64.powi(least_normal)),
-                "{dtype:?}"
-            );
-            assert!(
-                of(Kind::Subnormal).iter().any(|v| *v != 0.0),
-                "{dtype:?} all zero"
-            );
-            assert!(
-                of(Kind::Wide).iter().all(|v| v.is_finite()),
-                "{dtype:?} wide"
-            );
+            assert!(of(Kind::Normal).iter().all(|v| v.abs() < 6.0), "{dtype:?} normal");
+            assert!(of(Kind::Offset).iter().all(|v| (990.0..1010.0).contains(v)), "{dtype:?} offset");
+            assert!(of(Kind::Subnormal).iter().all(|v| v.abs() < 2f64.powi(least_normal)), "{dtype:?}");
+            assert!(of(Kind::Subnormal).iter().any(|v| *v != 0.0), "{dtype:?} all zero");
+            assert!(of(Kind::Wide).iter().all(|v| v.is_finite()), "{dtype:?} wide");
             let hostile = of(Kind::Hostile);
             assert!(hostile.iter().any(|v| v.is_nan()), "{dtype:?} without NaN");
-            assert!(
-                hostile.iter().any(|v| v.is_infinite()),
-                "{dtype:?} without infinity"
-            );
-            assert!(
-                hostile.iter().any(|v| *v == 0.0 && v.is_sign_negative()),
-                "{dtype:?} without -0"
-            );
-            assert!(
-                hostile.contains(&dtype.greatest()),
-                "{dtype:?} without its greatest value"
-            );
+            assert!(hostile.iter().any(|v| v.is_infinite()), "{dtype:?} without infinity");
+            assert!(hostile.iter().any(|v| *v == 0.0 && v.is_sign_negative()), "{dtype:?} without -0");
+            assert!(hostile.contains(&dtype.greatest()), "{dtype:?} without its greatest value");
             let constant = of(Kind::Constant);
-            assert!(
-                constant.iter().all(|v| *v == constant[0]),
-                "{dtype:?} constant"
-            );
+            assert!(constant.iter().all(|v| *v == constant[0]), "{dtype:?} constant");
         }
     }
 }

@@ -23,11 +23,7 @@ fn normalized<C: Compute>(case: &Case) -> Vec<C> {
 
 fn rms_options(case: &Case) -> RmsNorm {
     let llama = case.llama.then(|| case.normalized_type());
-    RmsNorm {
-        eps: case.eps,
-        partial: case.partial,
-        llama,
-    }
+    RmsNorm { eps: case.eps, partial: case.partial, llama }
 }
 
 /// Every forward output the oracle knows, under the names of the golden files.
@@ -35,11 +31,7 @@ fn outputs<C: Compute>(case: &Case) -> BTreeMap<&'static str, Array> {
     let x = normalized::<C>(case);
     let (weight, bias) = (input::<C>(case, "weight"), input::<C>(case, "bias"));
     let weight_offset = case.weight_offset;
-    let affine = Affine {
-        weight: weight.as_deref(),
-        bias: bias.as_deref(),
-        weight_offset,
-    };
+    let affine = Affine { weight: weight.as_deref(), bias: bias.as_deref(), weight_offset };
     let found = match case.norm {
         Norm::RmsNorm => forward::rms_norm(&x, case.rows().1, &affine, &rms_options(case)),
         Norm::LayerNorm => forward::layer_norm(&x, case.rows().1, &affine, case.eps),
@@ -50,17 +42,9 @@ fn outputs<C: Compute>(case: &Case) -> BTreeMap<&'static str, Array> {
         Norm::BatchNormTrain => forward::batch_norm_train(&x, case.channels(), &affine, case.eps),
         Norm::BatchNormEval => {
             let (mean, var) = running(case).expect("evaluation has running statistics");
-            let running = Running {
-                mean: &mean,
-                var: &var,
-            };
+            let running = Running { mean: &mean, var: &var };
             let y = forward::batch_norm_eval(&x, case.channels(), running, &affine, case.eps);
-            Forward {
-                y,
-                mean: vec![],
-                var: vec![],
-                rstd: vec![],
-            }
+            Forward { y, mean: vec![], var: vec![], rstd: vec![] }
         }
     };
     let mut out = BTreeMap::from([
@@ -96,14 +80,8 @@ fn running_outputs<C: Compute>(case: &Case, found: &Forward<C>) -> Vec<(&'static
     let mean = forward::running_update(&mean, &found.mean, momentum);
     let var = forward::running_update(&var, &new_var, momentum);
     vec![
-        (
-            "running_mean",
-            Array::from_values(dtype("running_mean"), &mean),
-        ),
-        (
-            "running_var",
-            Array::from_values(dtype("running_var"), &var),
-        ),
+        ("running_mean", Array::from_values(dtype("running_mean"), &mean)),
+        ("running_var", Array::from_values(dtype("running_var"), &var)),
     ]
 }
 
@@ -112,30 +90,19 @@ fn gradients<C: Compute>(case: &Case) -> BTreeMap<&'static str, Array> {
     let (x, x_type) = (normalized::<C>(case), case.normalized_type());
     let dy = input::<C>(case, "dy").expect("a backward case has dy");
     let (weight, weight_offset) = (input::<C>(case, "weight"), case.weight_offset);
-    let affine = Affine {
-        weight: weight.as_deref(),
-        bias: None,
-        weight_offset,
-    };
+    let affine = Affine { weight: weight.as_deref(), bias: None, weight_offset };
     let eps = case.eps;
     let Backward { dx, dweight, dbias } = match case.norm {
-        Norm::RmsNorm => {
-            backward::rms_norm(&x, &dy, case.rows().1, &affine, &rms_options(case), x_type)
-        }
+        Norm::RmsNorm => backward::rms_norm(&x, &dy, case.rows().1, &affine, &rms_options(case), x_type),
         Norm::LayerNorm => backward::layer_norm(&x, &dy, case.rows().1, &affine, eps, x_type),
         Norm::GroupNorm => {
             let groups = case.groups.expect("a GroupNorm case has groups");
             backward::group_norm(&x, &dy, (case.channels(), groups), &affine, eps, x_type)
         }
-        Norm::BatchNormTrain => {
-            backward::batch_norm(&x, &dy, (case.channels(), None), &affine, eps, x_type)
-        }
+        Norm::BatchNormTrain => backward::batch_norm(&x, &dy, (case.channels(), None), &affine, eps, x_type),
         Norm::BatchNormEval => {
             let (mean, var) = running::<C>(case).expect("evaluation has running statistics");
-            let running = Some(Running {
-                mean: &mean,
-                var: &var,
-            });
+            let running = Some(Running { mean: &mean, var: &var });
             backward::batch_norm(&x, &dy, (case.channels(), running), &affine, eps, x_type)
         }
     };
@@ -146,11 +113,7 @@ fn gradients<C: Compute>(case: &Case) -> BTreeMap<&'static str, Array> {
         }
         None => dx,
     };
-    let dtype = |name: &str| {
-        case.out
-            .get(name)
-            .map_or(C::DTYPE, |expected| expected.dtype)
-    };
+    let dtype = |name: &str| case.out.get(name).map_or(C::DTYPE, |expected| expected.dtype);
     BTreeMap::from([
         ("dr", Array::from_values(x_type, &dr)),
         ("dx", Array::from_values(case.x().dtype, &dr)),
@@ -162,24 +125,13 @@ fn gradients<C: Compute>(case: &Case) -> BTreeMap<&'static str, Array> {
 /// Compares every stored output; returns how many there were.
 fn compare(case: &Case) -> usize {
     let f64 = case.computes_in_f64();
-    let mut found = if f64 {
-        outputs::<f64>(case)
-    } else {
-        outputs::<f32>(case)
-    };
+    let mut found = if f64 { outputs::<f64>(case) } else { outputs::<f32>(case) };
     if case.input("dy").is_some() {
-        found.extend(if f64 {
-            gradients::<f64>(case)
-        } else {
-            gradients::<f32>(case)
-        });
+        found.extend(if f64 { gradients::<f64>(case) } else { gradients::<f32>(case) });
     }
     for name in case.out.keys() {
         let found = found.get(name.as_str());
-        case.assert_same_bits(
-            name,
-            found.unwrap_or_else(|| panic!("no oracle for {name}")),
-        );
+        case.assert_same_bits(name, found.unwrap_or_else(|| panic!("no oracle for {name}")));
     }
     case.out.len()
 }
@@ -203,12 +155,10 @@ fn the_oracle_returns_every_bit_of_backward_json() {
 }
 
 fn mix(op: u64, a: u64, b: u64, c: u64) -> u64 {
-    [a, b, c]
-        .into_iter()
-        .fold(op.wrapping_mul(0x9e37_79b9_7f4a_7c15), |h, word| {
-            let h = (h ^ word).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            h ^ h >> 31
-        })
+    [a, b, c].into_iter().fold(op.wrapping_mul(0x9e37_79b9_7f4a_7c15), |h, word| {
+        let h = (h ^ word).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        h ^ h >> 31
+    })
 }
 
 #[test]
@@ -245,18 +195,10 @@ fn a_wrong_bit_is_found_and_named() {
     let case = golden::forward().swap_remove(0);
     let mut y = case.out["y"].clone();
     y.bits[0] ^= 1;
-    let difference = case.out["y"]
-        .first_difference(&y)
-        .expect("one bit was turned");
+    let difference = case.out["y"].first_difference(&y).expect("one bit was turned");
     assert_eq!(difference.index, 0);
     assert_eq!(difference.expected ^ 1, difference.found);
-    let nan = |bits| Array {
-        dtype: DType::F32,
-        bits: vec![bits],
-    };
+    let nan = |bits| Array { dtype: DType::F32, bits: vec![bits] };
     assert_eq!(nan(0x7fc0_0000).first_difference(&nan(0xffc0_0001)), None);
-    assert!(
-        nan(0x8000_0000).first_difference(&nan(0)).is_some(),
-        "the sign of zero counts"
-    );
+    assert!(nan(0x8000_0000).first_difference(&nan(0)).is_some(), "the sign of zero counts");
 }

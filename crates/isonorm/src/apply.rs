@@ -276,7 +276,8 @@ where
                 let (soon, y) = (self.x.row((r + block).min(end - 1)), self.y.row_mut(r));
                 // Stores past the caches want whole lines: chunks begin where one does.
                 let head = if past { y.as_ptr().align_offset(LINE).min(y.len()) } else { 0 };
-                let ((x_head, x), (_, soon), (y_head, y)) = (x.split_at(head), soon.split_at(head), y.split_at_mut(head));
+                let ((x_head, x), (_, soon), (y_head, y)) =
+                    (x.split_at(head), soon.split_at(head), y.split_at_mut(head));
                 let ahead = Some((soon, past));
                 apply_row::<C, S, H, X, R, Y, A>(isa, x_head, y_head, splat, self.affine);
                 apply_chunks::<C, S, H, X, R, Y, A, true>(isa, x, ahead, y, splat, self.affine.after(head));

@@ -118,6 +118,8 @@ pub trait Compute:
     #[doc(hidden)]
     fn finite(self) -> bool;
     #[doc(hidden)]
+    fn nan(self) -> bool;
+    #[doc(hidden)]
     fn stats(stats: StatsMut<'_>) -> Option<&mut [Stats<Self>]>;
     #[doc(hidden)]
     fn enter<K: Kernel<Self>>(level: Level, kernel: K) -> K::Output;
@@ -212,6 +214,10 @@ macro_rules! compute {
             #[inline(always)]
             fn finite(self) -> bool {
                 self.is_finite()
+            }
+            #[inline(always)]
+            fn nan(self) -> bool {
+                self.is_nan()
             }
             fn stats(stats: StatsMut<'_>) -> Option<&mut [Stats<Self>]> {
                 if let StatsMut::$variant(stats) = stats { Some(stats) } else { None }

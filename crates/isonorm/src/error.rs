@@ -88,7 +88,9 @@ pub enum Error {
         most: usize,
     },
     /// A type that does not go with x's type.
-    #[error("{name} is {found}, which does not go with x of {x}: f64 goes with f64 alone, and an f64 {name} needs x in f64")]
+    #[error(
+        "{name} is {found}, which does not go with x of {x}: f64 goes with f64 alone, and an f64 {name} needs x in f64"
+    )]
     Type {
         /// Which tensor.
         name: &'static str,
@@ -140,7 +142,9 @@ pub enum Error {
         channels: usize,
     },
     /// Batch statistics of too few values.
-    #[error("batch norm in training has {count} value for each channel, expected at least 2: give a larger batch, or evaluate")]
+    #[error(
+        "batch norm in training has {count} value for each channel, expected at least 2: give a larger batch, or evaluate"
+    )]
     TooFewValues {
         /// Values for each channel.
         count: usize,

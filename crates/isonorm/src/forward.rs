@@ -13,16 +13,14 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::apply::{
-    Affine, Ahead, Apply, ApplyInPlace, Fence, Hat, OffsetWeight, Plain, Weight, WeightBias,
-};
+use crate::apply::{Affine, Ahead, Apply, ApplyInPlace, Fence, Hat, OffsetWeight, Plain, Weight, WeightBias};
 use crate::element::{Compute, Element};
+use crate::grid::{Grid, Place, Walk};
 use crate::isa::Isa;
 use crate::isa::float_env::FloatEnv;
 use crate::level::{Kernel, Level};
 use crate::params::{Direct, Params, Recipe};
 use crate::residual::Residual;
-use crate::grid::{Grid, Place, Walk};
 use crate::rows::{AnyIn, AnyOut, In, Out};
 use crate::stats::{Eps, Stats, largest};
 use crate::threads::Job;

@@ -250,4 +250,3 @@ impl Place<'_> {
         self.walk.is_nested(self.grid, self.hidden)
     }
 }
-

@@ -146,10 +146,10 @@ impl<C: Compute, T: Element<Compute = C>> Group<C> for Gathered<'_, T> {
         let mut max = C::ZERO;
         for x in self.x.chunks(self.stride).take(self.spatial) {
             let row = largest(&x[..self.channels]);
-            if row > max || row != row {
+            if row > max || row.nan() {
                 max = row;
             }
-            if max != max {
+            if max.nan() {
                 break;
             }
         }

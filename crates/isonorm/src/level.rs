@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use crate::element::Compute;
 use crate::error::Error;
+use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use crate::isa::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
@@ -13,7 +14,6 @@ pub(crate) use crate::isa::avx512::Avx512;
 #[cfg(target_arch = "aarch64")]
 pub(crate) use crate::isa::neon::Neon;
 pub(crate) use crate::isa::scalar::Scalar;
-use crate::isa::Isa;
 
 /// Code generic over the instruction set.
 pub trait Kernel<C: Compute> {
@@ -81,11 +81,7 @@ impl Level {
 
     /// The level itself where this CPU has it.
     pub(crate) fn checked(self) -> Result<Level, Error> {
-        if self.is_available() {
-            Ok(self)
-        } else {
-            Err(Error::LevelUnavailable { level: self, best: Level::detect() })
-        }
+        if self.is_available() { Ok(self) } else { Err(Error::LevelUnavailable { level: self, best: Level::detect() }) }
     }
 }
 

@@ -268,7 +268,7 @@ impl<C: Compute, T: Element<Compute = C>> Channels<C> for Last<'_, T> {
 /// The larger magnitude of the two; NaN where one is.
 fn keep_larger<C: Compute>(largest: &mut C, x: C) {
     let x = x.magnitude();
-    if x > *largest || x != x {
+    if x > *largest || x.nan() {
         *largest = x;
     }
 }

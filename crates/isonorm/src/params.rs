@@ -53,9 +53,9 @@ impl<'a> Params<'a> {
         }
         match (self.weight, self.bias) {
             (None, None) => Some(Direct::None),
-            (Some(weight), None) => T::of(&weight)
-                .map(Direct::Weight)
-                .or_else(|| T::Compute::of(&weight).map(Direct::WideWeight)),
+            (Some(weight), None) => {
+                T::of(&weight).map(Direct::Weight).or_else(|| T::Compute::of(&weight).map(Direct::WideWeight))
+            }
             (Some(weight), Some(bias)) => match (T::of(&weight), T::of(&bias)) {
                 (Some(weight), Some(bias)) => Some(Direct::WeightBias(weight, bias)),
                 _ => Some(Direct::WideWeightBias(T::Compute::of(&weight)?, T::Compute::of(&bias)?)),

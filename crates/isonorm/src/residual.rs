@@ -74,7 +74,7 @@ fn widen_any<C: Compute>(level: Level, from: Slice<'_>, to: &mut [C]) {
     match (C::of(&from), &from) {
         (None, Slice::Bf16(x)) if C::DTYPE == crate::DType::F32 => {
             if let Some(y) = f32::of_mut(C::slice_mut(to)) {
-                f32::enter(level, Convert { x: *x, y });
+                f32::enter(level, Convert { x, y });
             }
         }
         _ => widen_slice(from, to),

@@ -1,5 +1,6 @@
 //! RMSNorm: each row divided by its root mean square.
 
+use crate::apply::RmsHat;
 use crate::element::{Compute, Element, Slice};
 use crate::error::Error;
 use crate::forward::RowNorm;
@@ -7,7 +8,6 @@ use crate::io::{Call, Io};
 use crate::isa::Isa;
 use crate::order::{Row, Terms, reduce};
 use crate::params::{Params, Recipe};
-use crate::apply::RmsHat;
 use crate::rows::{Rows, RowsMut};
 use crate::stats::{EpsOption, Stats};
 use crate::threads::Cpu;

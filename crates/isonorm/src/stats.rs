@@ -115,10 +115,10 @@ pub(crate) fn largest<E: Element>(row: &[E]) -> E::Compute {
     let mut max = E::Compute::ZERO;
     for x in row {
         let x = x.widen().magnitude();
-        if x > max || x != x {
+        if x > max || x.nan() {
             max = x;
         }
-        if x != x {
+        if x.nan() {
             break;
         }
     }

@@ -161,7 +161,7 @@ fn framing(grid: &Grid) -> &'static str {
 /// To the right of a band of rows: what becomes of it.
 fn arrow_beside(grid: &Grid, row: usize) -> Markup {
     html! {
-        @if let (Some(arrow), Bands::Rows(size)) = (&grid.arrow, grid.bands) && row % size == 0 {
+        @if let (Some(arrow), Bands::Rows(size)) = (&grid.arrow, grid.bands) && row.is_multiple_of(size) {
             td.arrow rowspan=(size) { "→ " (arrow) }
         }
     }

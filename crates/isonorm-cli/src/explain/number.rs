@@ -42,7 +42,7 @@ pub(crate) fn brief(value: f64, dtype: DType) -> String {
         return text;
     }
     match value.abs() {
-        v if v >= 1e6 || v < 1e-2 => format!("{value:.3e}"),
+        v if !(1e-2..1e6).contains(&v) => format!("{value:.3e}"),
         v => {
             let before = if v < 10.0 { 1 } else { v.log10() as usize + 1 };
             let text = format!("{value:.digits$}", digits = 6usize.saturating_sub(before).min(4));
@@ -115,7 +115,7 @@ pub(crate) fn count(n: usize) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -63,11 +63,7 @@ pub fn shared() -> Vec<Case> {
 /// f32 patterns, to the type the values came from.
 fn array(words: &[String], dtype: DType) -> Array {
     let bits = words.iter().map(|w| hex(w)).collect();
-    Array {
-        dtype: DType::F32,
-        bits,
-    }
-    .narrowed(dtype)
+    Array { dtype: DType::F32, bits }.narrowed(dtype)
 }
 
 fn norm_of(operation: &str) -> Norm {
@@ -77,28 +73,16 @@ fn norm_of(operation: &str) -> Norm {
         ("group_norm", Norm::GroupNorm),
         ("batch_norm_train", Norm::BatchNormTrain),
     ];
-    let known = norms
-        .into_iter()
-        .find(|(prefix, _)| operation.starts_with(prefix));
-    known
-        .unwrap_or_else(|| panic!("`{operation}` is no known norm"))
-        .1
+    let known = norms.into_iter().find(|(prefix, _)| operation.starts_with(prefix));
+    known.unwrap_or_else(|| panic!("`{operation}` is no known norm")).1
 }
 
 fn case(input: &Input, name: &str, operation: &Operation) -> Case {
-    let shape = match (
-        input.rows,
-        input.n,
-        input.samples,
-        input.channels,
-        input.spatial,
-    ) {
+    let shape = match (input.rows, input.n, input.samples, input.channels, input.spatial) {
         (Some(rows), Some(hidden), ..) => Shape::Rows { rows, hidden },
-        (_, _, Some(samples), Some(channels), Some(spatial)) => Shape::Channels(Channels {
-            samples,
-            channels,
-            spatial,
-        }),
+        (_, _, Some(samples), Some(channels), Some(spatial)) => {
+            Shape::Channels(Channels { samples, channels, spatial })
+        }
         _ => panic!("a case of norms.json without a shape"),
     };
     let affine = operation.affine.as_deref().unwrap_or("weight+bias");
@@ -123,16 +107,10 @@ fn case(input: &Input, name: &str, operation: &Operation) -> Case {
         }
     }
     Case {
-        name: format!(
-            "norms.json {shape:?} {:?} {} {name}",
-            input.dtype, input.kind
-        ),
+        name: format!("norms.json {shape:?} {:?} {} {name}", input.dtype, input.kind),
         norm: norm_of(name),
         shape,
-        eps: Eps {
-            value: operation.eps,
-            outside: operation.eps_outside,
-        },
+        eps: Eps { value: operation.eps, outside: operation.eps_outside },
         llama: operation.recipe.as_deref() == Some("llama"),
         weight_offset: operation.weight_offset,
         partial: operation.partial,

@@ -2,8 +2,7 @@
 
 use super::forward::{Affine, Channels, RmsNorm, Running, evaluation_statistics};
 use super::{
-    Compute, Eps, Statistics, Sums, batch_dot, batch_sum, centered_statistics, narrow,
-    rms_statistics, row_dot, row_sum,
+    Compute, Eps, Statistics, Sums, batch_dot, batch_sum, centered_statistics, narrow, rms_statistics, row_dot, row_sum,
 };
 use crate::DType;
 
@@ -30,11 +29,7 @@ fn mean_product<C: Compute>(total: C, count: usize, stats: &Statistics<C>, outsi
 }
 
 /// dy times the weight of each place.
-fn weighted<C: Compute>(
-    dy: &[C],
-    affine: &Affine<'_, C>,
-    place: impl Fn(usize) -> usize,
-) -> Vec<C> {
+fn weighted<C: Compute>(dy: &[C], affine: &Affine<'_, C>, place: impl Fn(usize) -> usize) -> Vec<C> {
     let times = |(i, d): (usize, &C)| affine.weight_at(place(i)).map_or(*d, |w| *d * w);
     dy.iter().enumerate().map(times).collect()
 }
@@ -47,15 +42,10 @@ fn centered_dx<C: Compute>(g: &[C], stats: &Statistics<C>, outside: bool) -> Vec
 }
 
 fn columns<C: Compute>(dx: Vec<C>, dy: &[C], x_hat: &[C], hidden: usize) -> Backward<C> {
-    let column =
-        |table: &[C], i: usize| -> Vec<C> { table[i..].iter().step_by(hidden).copied().collect() };
+    let column = |table: &[C], i: usize| -> Vec<C> { table[i..].iter().step_by(hidden).copied().collect() };
     let dweight = |i| batch_dot(&column(dy, i), &column(x_hat, i));
     let dbias = |i| batch_sum(&column(dy, i));
-    Backward {
-        dx,
-        dweight: (0..hidden).map(dweight).collect(),
-        dbias: (0..hidden).map(dbias).collect(),
-    }
+    Backward { dx, dweight: (0..hidden).map(dweight).collect(), dbias: (0..hidden).map(dbias).collect() }
 }
 
 /// RMSNorm, x of type `x_type`.
@@ -77,11 +67,7 @@ pub fn rms_norm<C: Compute>(
         }
         let c = mean_product(row_dot(&g, &stats.x_hat), k, &stats, options.eps.outside);
         for (i, g) in g.into_iter().enumerate() {
-            let inner = if i < k {
-                (-stats.x_hat[i]).fma(c, g)
-            } else {
-                g
-            };
+            let inner = if i < k { (-stats.x_hat[i]).fma(c, g) } else { g };
             dx.push((inner * stats.inv) * stats.s);
         }
         x_hats.extend(match options.llama {
@@ -104,11 +90,7 @@ pub fn layer_norm<C: Compute>(
     let (mut dx, mut x_hats) = (Vec::new(), Vec::new());
     for (row, dy) in x.chunks(hidden).zip(dy.chunks(hidden)) {
         let stats = centered_statistics(row, Sums::Row, eps);
-        dx.extend(centered_dx(
-            &weighted(dy, affine, |i| i),
-            &stats,
-            eps.outside,
-        ));
+        dx.extend(centered_dx(&weighted(dy, affine, |i| i), &stats, eps.outside));
         x_hats.extend(stats.x_hat);
     }
     columns(narrow(&dx, x_type), dy, &x_hats, hidden)
@@ -151,11 +133,7 @@ pub fn batch_norm<C: Compute>(
     x_type: DType,
 ) -> Backward<C> {
     let sums = Sums::Planes(shape.spatial);
-    let mut out = Backward {
-        dx: Vec::new(),
-        dweight: Vec::new(),
-        dbias: Vec::new(),
-    };
+    let mut out = Backward { dx: Vec::new(), dweight: Vec::new(), dbias: Vec::new() };
     let mut per_channel: Vec<Vec<C>> = Vec::new();
     for ch in 0..shape.channels {
         let (x, dy) = (shape.gather(x, ch), shape.gather(dy, ch));

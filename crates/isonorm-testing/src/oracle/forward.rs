@@ -1,8 +1,6 @@
 //! The norms on whole arrays. Each `y` is of the compute type, before its rounding to y's type.
 
-use super::{
-    Compute, Eps, Statistics, Sums, centered_statistics, inverse_root, narrow, rms_statistics,
-};
+use super::{Compute, Eps, Statistics, Sums, centered_statistics, inverse_root, narrow, rms_statistics};
 use crate::DType;
 
 /// Weight and bias, one value per normalized element or per channel.
@@ -21,11 +19,7 @@ impl<C: Compute> Affine<'_, C> {
     pub fn weight_at(&self, i: usize) -> Option<C> {
         let offset = C::from_f64(self.weight_offset);
         let weight = self.weight?[i];
-        Some(if offset == C::count(0) {
-            weight
-        } else {
-            weight + offset
-        })
+        Some(if offset == C::count(0) { weight } else { weight + offset })
     }
 
     /// x_hat with the parameters of place `i`.
@@ -100,12 +94,7 @@ pub struct Forward<C> {
 
 impl<C: Compute> Forward<C> {
     fn new() -> Self {
-        Self {
-            y: Vec::new(),
-            mean: Vec::new(),
-            var: Vec::new(),
-            rstd: Vec::new(),
-        }
+        Self { y: Vec::new(), mean: Vec::new(), var: Vec::new(), rstd: Vec::new() }
     }
 
     fn report(&mut self, stats: &Statistics<C>) {
@@ -123,12 +112,7 @@ pub fn residual_add<C: Compute>(x: &[C], residual: &[C], r_type: DType) -> Vec<C
 }
 
 /// RMSNorm of each row.
-pub fn rms_norm<C: Compute>(
-    x: &[C],
-    hidden: usize,
-    affine: &Affine<'_, C>,
-    options: &RmsNorm,
-) -> Forward<C> {
+pub fn rms_norm<C: Compute>(x: &[C], hidden: usize, affine: &Affine<'_, C>, options: &RmsNorm) -> Forward<C> {
     let mut out = Forward::new();
     for row in x.chunks(hidden) {
         let stats = rms_statistics(row, options.partial.unwrap_or(hidden), options.eps);
@@ -137,42 +121,24 @@ pub fn rms_norm<C: Compute>(
             Some(dtype) => narrow(&stats.x_hat, dtype),
             None => stats.x_hat,
         };
-        out.y
-            .extend(x_hat.iter().enumerate().map(|(i, v)| affine.apply(*v, i)));
+        out.y.extend(x_hat.iter().enumerate().map(|(i, v)| affine.apply(*v, i)));
     }
     out
 }
 
 /// LayerNorm of each row.
-pub fn layer_norm<C: Compute>(
-    x: &[C],
-    hidden: usize,
-    affine: &Affine<'_, C>,
-    eps: Eps,
-) -> Forward<C> {
+pub fn layer_norm<C: Compute>(x: &[C], hidden: usize, affine: &Affine<'_, C>, eps: Eps) -> Forward<C> {
     let mut out = Forward::new();
     for row in x.chunks(hidden) {
         let stats = centered_statistics(row, Sums::Row, eps);
         out.report(&stats);
-        out.y.extend(
-            stats
-                .x_hat
-                .iter()
-                .enumerate()
-                .map(|(i, v)| affine.apply(*v, i)),
-        );
+        out.y.extend(stats.x_hat.iter().enumerate().map(|(i, v)| affine.apply(*v, i)));
     }
     out
 }
 
 /// GroupNorm; InstanceNorm with as many groups as channels.
-pub fn group_norm<C: Compute>(
-    x: &[C],
-    shape: Channels,
-    groups: usize,
-    affine: &Affine<'_, C>,
-    eps: Eps,
-) -> Forward<C> {
+pub fn group_norm<C: Compute>(x: &[C], shape: Channels, groups: usize, affine: &Affine<'_, C>, eps: Eps) -> Forward<C> {
     let mut out = Forward::new();
     for group in x.chunks(shape.channels / groups * shape.spatial) {
         let stats = centered_statistics(group, Sums::Row, eps);
@@ -185,25 +151,14 @@ pub fn group_norm<C: Compute>(
 }
 
 /// BatchNorm in training.
-pub fn batch_norm_train<C: Compute>(
-    x: &[C],
-    shape: Channels,
-    affine: &Affine<'_, C>,
-    eps: Eps,
-) -> Forward<C> {
+pub fn batch_norm_train<C: Compute>(x: &[C], shape: Channels, affine: &Affine<'_, C>, eps: Eps) -> Forward<C> {
     let mut out = Forward::new();
     let mut y = Vec::new();
     for channel in 0..shape.channels {
         let values = shape.gather(x, channel);
         let stats = centered_statistics(&values, Sums::Planes(shape.spatial), eps);
         out.report(&stats);
-        y.push(
-            stats
-                .x_hat
-                .iter()
-                .map(|v| affine.apply(*v, channel))
-                .collect(),
-        );
+        y.push(stats.x_hat.iter().map(|v| affine.apply(*v, channel)).collect());
     }
     out.y = shape.scatter(&y);
     out
@@ -213,11 +168,7 @@ pub fn batch_norm_train<C: Compute>(
 pub fn running_update<C: Compute>(running: &[C], new: &[C], momentum: f64) -> Vec<C> {
     let momentum = C::from_f64(momentum);
     let keep = C::count(1) - momentum;
-    running
-        .iter()
-        .zip(new)
-        .map(|(old, new)| momentum.fma(*new, keep * *old))
-        .collect()
+    running.iter().zip(new).map(|(old, new)| momentum.fma(*new, keep * *old)).collect()
 }
 
 /// `var * (n / (n - 1))`.
@@ -227,26 +178,12 @@ pub fn unbiased<C: Compute>(var: &[C], n: usize) -> Vec<C> {
 }
 
 /// What evaluation makes of one channel.
-pub(super) fn evaluation_statistics<C: Compute>(
-    x: &[C],
-    mean: C,
-    var: C,
-    eps: Eps,
-) -> Statistics<C> {
+pub(super) fn evaluation_statistics<C: Compute>(x: &[C], mean: C, var: C, eps: Eps) -> Statistics<C> {
     let value = C::from_f64(eps.value);
     let (root, inv) = inverse_root(var, value, eps.outside);
     let x_hat = x.iter().map(|v| (*v - mean) * inv).collect();
     let (delta, s) = (C::count(0), C::count(1));
-    Statistics {
-        mean,
-        delta,
-        moment: var,
-        root,
-        inv,
-        s,
-        eps: value,
-        x_hat,
-    }
+    Statistics { mean, delta, moment: var, root, inv, s, eps: value, x_hat }
 }
 
 /// The running statistics of BatchNorm, one value per channel.
@@ -271,13 +208,7 @@ pub fn batch_norm_eval<C: Compute>(
         let values = shape.gather(x, channel);
         let (mean, var) = (running.mean[channel], running.var[channel]);
         let stats = evaluation_statistics(&values, mean, var, eps);
-        y.push(
-            stats
-                .x_hat
-                .iter()
-                .map(|v| affine.apply(*v, channel))
-                .collect(),
-        );
+        y.push(stats.x_hat.iter().map(|v| affine.apply(*v, channel)).collect());
     }
     shape.scatter(&y)
 }

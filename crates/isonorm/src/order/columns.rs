@@ -41,7 +41,8 @@ where
     let mut w = LANES / 2;
     while w > 0 {
         for l in 0..w {
-            // Lanes that no position reached are +0, which changes no sum that began at +0.
+            // Lanes that no position reached are +0, which changes no sum of values or squares that began at
+            // +0: those are never -0. (A sum of products of two signs can underflow to -0: not for those.)
             if l + w < len {
                 lanes[l] = both(isa, lanes[l], lanes[l + w]);
             }
@@ -108,7 +109,7 @@ impl<V: Copy, const K: usize> BatchSums<V, K> {
     pub(crate) fn add<C: Compute, S: Isa<C, V = V>>(&mut self, isa: S, terms: [V; K]) {
         self.leaf = both(isa, self.leaf, terms);
         self.rows += 1;
-        if self.rows % BATCH_LEAF == 0 {
+        if self.rows.is_multiple_of(BATCH_LEAF) {
             self.tree.push(isa, self.leaf, 0);
             self.leaf = [isa.splat(C::ZERO); K];
         }
@@ -116,7 +117,7 @@ impl<V: Copy, const K: usize> BatchSums<V, K> {
 
     #[inline(always)]
     pub(crate) fn finish<C: Compute, S: Isa<C, V = V>>(mut self, isa: S) -> [V; K] {
-        if self.rows % BATCH_LEAF != 0 {
+        if !self.rows.is_multiple_of(BATCH_LEAF) {
             self.tree.push(isa, self.leaf, 0);
         }
         self.tree.finish(isa)
