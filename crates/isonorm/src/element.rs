@@ -53,7 +53,7 @@ impl std::fmt::Display for DType {
     }
 }
 
-/// A type in which tensors are stored: `f32`, `f64`, [`f16`] or [`bf16`]. Sealed.
+/// A type in which tensors are stored: `f32`, `f64`, [`f16`](struct@f16) or [`bf16`]. Sealed.
 pub trait Element: sealed::Sealed + Copy + Default + PartialEq + Send + Sync + std::fmt::Debug + 'static {
     /// The type in which its norms are computed: `f64` for `f64`, else `f32`.
     type Compute: Compute;

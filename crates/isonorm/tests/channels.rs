@@ -126,7 +126,7 @@ fn shapes() -> impl Iterator<Item = Channels> {
 /// Every norm, and every sensible number of groups.
 fn norms(shape: Channels) -> Vec<(Norm, usize)> {
     let c = shape.channels;
-    let groups = (1..=c).filter(|g| c % g == 0 && (*g <= 3 || *g == c || g * 2 == c));
+    let groups = (1..=c).filter(|g| c.is_multiple_of(*g) && (*g <= 3 || *g == c || g * 2 == c));
     let groups = groups.map(|groups| (Norm::GroupNorm, groups));
     [(Norm::BatchNormTrain, c), (Norm::BatchNormEval, c)].into_iter().chain(groups).collect()
 }

@@ -170,7 +170,7 @@ fn check_layouts(round: usize, source: &mut SplitMix64) {
     let hidden = [1, 5, 32, 45, 130][source.below(5)];
     let dtype = DType::ALL[source.below(4)];
     let mut norm = norm_with_weight(BOTH[round % 2], hidden, dtype);
-    norm.llama = norm.which == Which::Rms && round % 3 == 0;
+    norm.llama = norm.which == Which::Rms && round.is_multiple_of(3);
     let level = Level::available().nth(round % Level::available().count()).expect("a level");
     let input = Layout::of_an_input(&shape, hidden, source);
     let [output, second] = [0; 2].map(|_| Layout::of_an_output(&shape, hidden, source));
