@@ -15,9 +15,8 @@ use std::ops::Range;
 
 use arrayvec::ArrayVec;
 
-use crate::apply::{
-    Apply, CenteredHat, Channel, Fence, Hat, ScaledHat, Stream, WeightBias, apply_chunks, apply_row, narrow_tile,
-};
+use crate::affine::{Channel, WeightBias};
+use crate::apply::{Apply, CenteredHat, Fence, Hat, ScaledHat, Stream, apply_chunks, apply_row, narrow_tile};
 use crate::columns::Columns;
 use crate::element::{Compute, Element, Slice, SliceMut};
 use crate::isa::Isa;

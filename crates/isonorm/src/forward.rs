@@ -13,7 +13,8 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::apply::{Affine, Ahead, Apply, ApplyInPlace, Fence, Hat, OffsetWeight, Plain, Weight, WeightBias};
+use crate::affine::{Affine, OffsetWeight, Plain, Weight, WeightBias};
+use crate::apply::{Ahead, Apply, ApplyInPlace, Fence, Hat};
 use crate::element::{Compute, Element};
 use crate::grid::{Grid, Place, Walk};
 use crate::isa::Isa;

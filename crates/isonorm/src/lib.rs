@@ -50,6 +50,7 @@
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
+mod affine;
 mod apply;
 mod batch_norm;
 mod channels;

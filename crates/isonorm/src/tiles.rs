@@ -3,7 +3,8 @@
 
 use std::ops::Range;
 
-use crate::apply::{Apply, Convert, ScaledHat, WeightBias, narrow_tile};
+use crate::affine::WeightBias;
+use crate::apply::{Apply, Convert, ScaledHat, narrow_tile};
 use crate::element::{Compute, Element, SliceMut};
 use crate::forward::Task;
 use crate::params::Recipe;
