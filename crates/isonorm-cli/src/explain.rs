@@ -130,6 +130,7 @@ fn print(explanation: &Explanation) -> Result<()> {
 
 /// Writes the page, but not over what it explains.
 fn write_page(args: &Args, path: &Path, page: &str) -> Result<()> {
+    output::resolve(path)?; // before anything opens it: a pipe would wait for its other end
     let files = [&args.x, &args.weight, &args.bias].into_iter().flatten().filter_map(|text| text.parse::<Place>().ok());
     for input in files {
         if same_file::is_same_file(path, &input.path).unwrap_or(false) {

@@ -146,6 +146,7 @@ pub(crate) fn scratch(beside: &Path, len: u64) -> Result<MmapMut> {
 /// Refuses outputs that would replace an input or one another, under whatever name.
 pub(crate) fn check_distinct(outputs: &[&Place], inputs: &[&Tensor]) -> Result<()> {
     for (i, output) in outputs.iter().enumerate() {
+        resolve(&output.path)?; // before anything opens it: a pipe would wait for its other end
         let clash = |what, other: &Path| Error::SameFile { output: output.path.clone(), what, other: other.to_owned() };
         for input in inputs {
             if same_file::is_same_file(&output.path, &input.place.path).unwrap_or(false) {
@@ -164,7 +165,7 @@ pub(crate) fn check_distinct(outputs: &[&Place], inputs: &[&Tensor]) -> Result<(
 }
 
 /// Where a path leads, through links; the file itself need not exist.
-fn resolve(path: &Path) -> Result<PathBuf> {
+pub(crate) fn resolve(path: &Path) -> Result<PathBuf> {
     match fs::metadata(path) {
         Ok(about) if about.is_file() => path.canonicalize().map_err(Error::io("write", path)),
         Ok(about) => {
