@@ -40,6 +40,9 @@ pub enum Format {
     Safetensors,
 }
 
+/// The most that the other dimensions of a tensor without elements may come to: a file of a hundred bytes
+/// must not ask for hours of rows without elements.
+const EMPTY: usize = 1 << 24;
 const NPY: &str = ".npy";
 const SAFETENSORS: &str = ".safetensors";
 
@@ -55,6 +58,10 @@ impl FromStr for Place {
         if let Some((path, name)) = text.split_once(".safetensors:")
             && !name.is_empty()
         {
+            if name == "__metadata__" {
+                let remedy = "that name belongs to the format: choose another";
+                return Err(Error::usage(format!("{text} names a tensor __metadata__"), remedy));
+            }
             return place(&format!("{path}{SAFETENSORS}"), Format::Safetensors, Some(name));
         }
         if text.ends_with(NPY) {
@@ -94,10 +101,19 @@ impl Tensor {
     /// have no type are bf16.
     pub fn open(place: &Place, bf16: bool) -> Result<Self> {
         let file = open_regular(&place.path)?;
-        match place.format {
+        let tensor = match place.format {
             Format::Npy => Self::open_npy(place, file, bf16),
             Format::Safetensors => Self::open_safetensors(place, file),
+        }?;
+        let lens = || tensor.shape.iter().filter(|len| **len > 0);
+        let size = lens().try_fold(1usize, |n, len| n.checked_mul(*len));
+        if lens().count() < tensor.shape.len() && size.is_none_or(|size| size > EMPTY) {
+            return Err(Error::usage(
+                format!("{place} has no elements and the shape {:?}", tensor.shape),
+                format!("give it other dimensions of at most {EMPTY} in all"),
+            ));
         }
+        Ok(tensor)
     }
 
     fn open_npy(place: &Place, file: File, bf16: bool) -> Result<Self> {
