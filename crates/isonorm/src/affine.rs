@@ -1,6 +1,6 @@
 //! Weight and bias: from x_hat to the value that is rounded to y.
 
-use crate::element::{Compute, Element};
+use crate::element::{Compute, DType, Element};
 use crate::isa::Isa;
 use crate::order::Row;
 
@@ -8,14 +8,16 @@ use crate::order::Row;
 pub(crate) trait Affine<C: Compute>: Copy {
     /// What chunks of a row read.
     type Row: Copy;
+    /// The storage type whose chunks have their lanes as the parameters' chunks; `None` where there is no chunk.
+    const LANES_OF: Option<DType>;
     /// Weight and bias of a row of `hidden` elements.
     fn row(&self, hidden: usize) -> Self::Row;
     /// Weight and bias of the elements from `start` on.
     fn after(self, start: usize) -> Self;
     /// Of `count` whole chunks.
     fn whole(row: Self::Row, count: usize) -> Self::Row;
-    /// Chunk `at`, the first `n` elements of which exist.
-    fn apply<S: Isa<C>>(isa: S, row: Self::Row, x_hat: S::V, at: usize, n: usize) -> S::V;
+    /// Chunk `at`, the first `n` elements of which exist; `split`: a whole one, its lanes as `load_split` has them.
+    fn apply<S: Isa<C>>(isa: S, row: Self::Row, x_hat: S::V, at: usize, n: usize, split: bool) -> S::V;
 }
 
 /// Neither weight nor bias.
@@ -40,6 +42,7 @@ pub(crate) struct Channel<C>(pub(crate) C, pub(crate) C);
 
 impl<C: Compute> Affine<C> for Plain {
     type Row = ();
+    const LANES_OF: Option<DType> = None;
     #[inline(always)]
     fn row(&self, _: usize) {}
     #[inline(always)]
@@ -49,13 +52,14 @@ impl<C: Compute> Affine<C> for Plain {
         self
     }
     #[inline(always)]
-    fn apply<S: Isa<C>>(_: S, _: (), x_hat: S::V, _: usize, _: usize) -> S::V {
+    fn apply<S: Isa<C>>(_: S, _: (), x_hat: S::V, _: usize, _: usize, _: bool) -> S::V {
         x_hat
     }
 }
 
 impl<'a, W: Element> Affine<W::Compute> for Weight<'a, W> {
     type Row = Row<'a, W>;
+    const LANES_OF: Option<DType> = Some(W::DTYPE);
     #[inline(always)]
     fn row(&self, hidden: usize) -> Row<'a, W> {
         Row::new(&self.0[..hidden])
@@ -69,13 +73,14 @@ impl<'a, W: Element> Affine<W::Compute> for Weight<'a, W> {
         Weight(&self.0[start..])
     }
     #[inline(always)]
-    fn apply<S: Isa<W::Compute>>(isa: S, weight: Row<'a, W>, x_hat: S::V, at: usize, n: usize) -> S::V {
-        isa.mul(x_hat, weight.read(isa, at, n))
+    fn apply<S: Isa<W::Compute>>(isa: S, weight: Row<'a, W>, x_hat: S::V, at: usize, n: usize, split: bool) -> S::V {
+        isa.mul(x_hat, weight.read_as(isa, at, n, split))
     }
 }
 
 impl<'a, W: Element> Affine<W::Compute> for OffsetWeight<'a, W> {
     type Row = (Row<'a, W>, W::Compute);
+    const LANES_OF: Option<DType> = Some(W::DTYPE);
     #[inline(always)]
     fn row(&self, hidden: usize) -> Self::Row {
         (Row::new(&self.0[..hidden]), self.1)
@@ -89,13 +94,21 @@ impl<'a, W: Element> Affine<W::Compute> for OffsetWeight<'a, W> {
         OffsetWeight(&self.0[start..], self.1)
     }
     #[inline(always)]
-    fn apply<S: Isa<W::Compute>>(isa: S, (weight, offset): Self::Row, x_hat: S::V, at: usize, n: usize) -> S::V {
-        isa.mul(x_hat, isa.add(weight.read(isa, at, n), isa.splat(offset)))
+    fn apply<S: Isa<W::Compute>>(
+        isa: S,
+        (weight, offset): Self::Row,
+        x_hat: S::V,
+        at: usize,
+        n: usize,
+        split: bool,
+    ) -> S::V {
+        isa.mul(x_hat, isa.add(weight.read_as(isa, at, n, split), isa.splat(offset)))
     }
 }
 
 impl<'a, W: Element> Affine<W::Compute> for WeightBias<'a, W> {
     type Row = (Row<'a, W>, Row<'a, W>);
+    const LANES_OF: Option<DType> = Some(W::DTYPE);
     #[inline(always)]
     fn row(&self, hidden: usize) -> Self::Row {
         (Row::new(&self.0[..hidden]), Row::new(&self.1[..hidden]))
@@ -109,13 +122,22 @@ impl<'a, W: Element> Affine<W::Compute> for WeightBias<'a, W> {
         WeightBias(&self.0[start..], &self.1[start..])
     }
     #[inline(always)]
-    fn apply<S: Isa<W::Compute>>(isa: S, (weight, bias): Self::Row, x_hat: S::V, at: usize, n: usize) -> S::V {
-        isa.fma(x_hat, weight.read(isa, at, n), bias.read(isa, at, n))
+    fn apply<S: Isa<W::Compute>>(
+        isa: S,
+        (weight, bias): Self::Row,
+        x_hat: S::V,
+        at: usize,
+        n: usize,
+        split: bool,
+    ) -> S::V {
+        isa.fma(x_hat, weight.read_as(isa, at, n, split), bias.read_as(isa, at, n, split))
     }
 }
 
 impl<C: Compute> Affine<C> for Channel<C> {
     type Row = (C, C);
+    // Any lane has the same, but a NaN of an f32 is not what `store_split` takes.
+    const LANES_OF: Option<DType> = Some(C::DTYPE);
     #[inline(always)]
     fn row(&self, _: usize) -> (C, C) {
         (self.0, self.1)
@@ -129,7 +151,7 @@ impl<C: Compute> Affine<C> for Channel<C> {
         self
     }
     #[inline(always)]
-    fn apply<S: Isa<C>>(isa: S, (weight, bias): (C, C), x_hat: S::V, _: usize, _: usize) -> S::V {
+    fn apply<S: Isa<C>>(isa: S, (weight, bias): (C, C), x_hat: S::V, _: usize, _: usize, _: bool) -> S::V {
         isa.fma(x_hat, isa.splat(weight), isa.splat(bias))
     }
 }

@@ -16,14 +16,13 @@ use std::ops::Range;
 use arrayvec::ArrayVec;
 
 use crate::affine::{Channel, WeightBias};
-use crate::apply::{Apply, CenteredHat, Fence, Hat, ScaledHat, Stream, apply_chunks, apply_row, narrow_tile};
+use crate::apply::{Apply, CenteredHat, Fence, Hat, Near, Past, ScaledHat, Stream, apply_row, narrow_tile};
 use crate::columns::Columns;
 use crate::element::{Compute, Element, Slice, SliceMut};
 use crate::isa::Isa;
 use crate::level::{Kernel, Level};
 use crate::params::{Params, widen_slice};
 use crate::planes::Shape;
-use crate::rows::{In, Out};
 use crate::stats::{Eps, Stats};
 
 /// Elements of a tile: a few of them fit the nearest cache.
@@ -222,9 +221,7 @@ impl<C: Compute> Stretch<C> for Planes<'_, C> {
 }
 
 /// Elements by which reading is announced before it is done.
-const SOON: usize = 1024;
-/// Bytes of a cache line.
-const LINE: usize = 64;
+const SOON: isize = 1024;
 
 /// `ApplyPlanes` past the caches.
 struct ApplyPlanesPast<'a, T: Element> {
@@ -240,17 +237,11 @@ impl<C: Compute, T: Element<Compute = C>> Kernel<C> for ApplyPlanesPast<'_, T> {
     #[inline(always)]
     fn eval<S: Isa<C>>(self, isa: S) {
         let Self { x, y, spatial, values } = self;
-        for (i, (y, values)) in y.chunks_exact_mut(spatial).zip(values).enumerate() {
+        let planes = x.chunks_exact(spatial).zip(y.chunks_exact_mut(spatial));
+        for ((x, y), values) in planes.zip(values) {
             let hat = CenteredHat::splat(isa, &values.stats);
             let affine = Channel(values.weight, values.bias);
-            let plane = &x[i * spatial..(i + 1) * spatial];
-            // Up to a cache line's beginning, and on from there.
-            let (y, y_lines) = y.split_at_mut(y.as_ptr().align_offset(LINE).min(spatial));
-            let (head, lines) = plane.split_at(y.len());
-            apply_row::<C, S, CenteredHat, T, C, T, _>(isa, head, y, hat, affine);
-            let soon = (i * spatial + head.len() + SOON).min(x.len() - lines.len());
-            let soon = Some((&x[soon..soon + lines.len()], true));
-            apply_chunks::<C, S, CenteredHat, T, C, T, _, true>(isa, lines, soon, y_lines, hat, affine);
+            apply_row::<C, S, CenteredHat, T, C, T, _, _>(isa, x, y, hat, affine, Past { ahead: SOON });
         }
     }
 }
@@ -278,7 +269,7 @@ where
         let y = self.y.chunks_exact_mut(self.spatial);
         for ((x, y), values) in x.zip(y).zip(self.values) {
             let hat = H::splat(isa, &values.stats);
-            apply_row::<C, S, H, X, C, Y, _>(isa, x, y, hat, Channel(values.weight, values.bias));
+            apply_row::<C, S, H, X, C, Y, _, _>(isa, x, y, hat, Channel(values.weight, values.bias), Near);
         }
     }
 }
@@ -292,12 +283,11 @@ pub(crate) struct Elements<'a, C> {
 
 impl<C: Compute> Stretch<C> for Elements<'_, C> {
     fn apply<X: Element<Compute = C>, Y: Element<Compute = C>>(&self, level: Level, x: &[X], y: &mut [Y]) {
-        let (stats, affine) = (std::slice::from_ref(&self.stats), WeightBias(self.weight, self.bias));
-        let (x, y) = (In::one(x), Out::one(y));
-        if self.stats.is_scaled() {
-            C::enter(level, Apply::<ScaledHat, X, C, Y, _>::new(x, y, 0..1, stats, affine));
+        let (stats, affine) = (self.stats, WeightBias(self.weight, self.bias));
+        if stats.is_scaled() {
+            C::enter(level, Apply::<ScaledHat, X, C, Y, _> { x, y, stats, affine, recipe: PhantomData });
         } else {
-            C::enter(level, Apply::<CenteredHat, X, C, Y, _>::new(x, y, 0..1, stats, affine));
+            C::enter(level, Apply::<CenteredHat, X, C, Y, _> { x, y, stats, affine, recipe: PhantomData });
         }
     }
 }

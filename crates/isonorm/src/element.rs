@@ -70,6 +70,32 @@ pub trait Element: sealed::Sealed + Copy + Default + PartialEq + Send + Sync + s
     #[doc(hidden)]
     fn store_past<S: Isa<Self::Compute>>(isa: S, v: S::V, to: &mut [Self; LANES]);
     #[doc(hidden)]
+    fn load_split<S: Isa<Self::Compute>>(isa: S, from: &[Self; LANES]) -> S::V;
+    #[doc(hidden)]
+    fn store_split<S: Isa<Self::Compute>>(isa: S, v: S::V, to: &mut [Self; LANES]);
+    #[doc(hidden)]
+    fn store_past_split<S: Isa<Self::Compute>>(isa: S, v: S::V, to: &mut [Self; LANES]);
+    /// What `load_split` read, its lanes in order.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn in_order<S: Isa<Self::Compute>>(isa: S, v: S::V) -> S::V {
+        if Self::DTYPE == DType::Bf16 { isa.in_order(v) } else { v }
+    }
+    /// Rounded to this type and widened again.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn round<S: Isa<Self::Compute>>(isa: S, v: S::V) -> S::V {
+        match Self::DTYPE {
+            DType::F32 | DType::F64 => v,
+            DType::Bf16 => isa.round_bf16(v),
+            DType::F16 => {
+                let mut rounded = [Self::default(); LANES];
+                Self::store(isa, v, &mut rounded);
+                Self::load(isa, &rounded)
+            }
+        }
+    }
+    #[doc(hidden)]
     fn slice(slice: &[Self]) -> Slice<'_>;
     #[doc(hidden)]
     fn slice_mut(slice: &mut [Self]) -> SliceMut<'_>;
@@ -126,7 +152,10 @@ pub trait Compute:
 }
 
 macro_rules! element {
-    ($type:ty, $compute:ty, $variant:ident, $widen:expr, $narrow:expr, $load:ident, $store:ident, $past:ident) => {
+    (
+        $type:ty, $compute:ty, $variant:ident, $widen:expr, $narrow:expr,
+        $load:ident, $store:ident, $past:ident, $load_split:ident, $store_split:ident, $past_split:ident
+    ) => {
         impl Element for $type {
             type Compute = $compute;
             const DTYPE: DType = DType::$variant;
@@ -150,6 +179,18 @@ macro_rules! element {
             fn store_past<S: Isa<$compute>>(isa: S, v: S::V, to: &mut [Self; LANES]) {
                 isa.$past(v, to)
             }
+            #[inline(always)]
+            fn load_split<S: Isa<$compute>>(isa: S, from: &[Self; LANES]) -> S::V {
+                isa.$load_split(from)
+            }
+            #[inline(always)]
+            fn store_split<S: Isa<$compute>>(isa: S, v: S::V, to: &mut [Self; LANES]) {
+                isa.$store_split(v, to)
+            }
+            #[inline(always)]
+            fn store_past_split<S: Isa<$compute>>(isa: S, v: S::V, to: &mut [Self; LANES]) {
+                isa.$past_split(v, to)
+            }
             fn slice(slice: &[Self]) -> Slice<'_> {
                 Slice::$variant(slice)
             }
@@ -166,10 +207,34 @@ macro_rules! element {
     };
 }
 
-element!(f32, f32, F32, |x| x, |x| x, load, store, store_past);
-element!(f64, f64, F64, |x| x, |x| x, load, store, store_past);
-element!(f16, f32, F16, f16::to_f32_const, f16::from_f32_const, load_f16, store_f16, store_past_f16);
-element!(bf16, f32, Bf16, bf16::to_f32_const, bf16::from_f32_const, load_bf16, store_bf16, store_past_bf16);
+element!(f32, f32, F32, |x| x, |x| x, load, store, store_past, load, store, store_past);
+element!(f64, f64, F64, |x| x, |x| x, load, store, store_past, load, store, store_past);
+element!(
+    f16,
+    f32,
+    F16,
+    f16::to_f32_const,
+    f16::from_f32_const,
+    load_f16,
+    store_f16,
+    store_past_f16,
+    load_f16,
+    store_f16,
+    store_past_f16
+);
+element!(
+    bf16,
+    f32,
+    Bf16,
+    bf16::to_f32_const,
+    bf16::from_f32_const,
+    load_bf16,
+    store_bf16,
+    store_past_bf16,
+    load_bf16_split,
+    store_bf16_split,
+    store_past_bf16_split
+);
 
 macro_rules! compute {
     ($type:ident, $variant:ident) => {

@@ -15,9 +15,6 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
-    /// One row.
-    pub(crate) const ONE: &Grid = &Grid::of(1);
-
     pub(crate) const fn of(rows: usize) -> Self {
         let mut lens = [1; MAX_DIMS];
         lens[0] = rows;
@@ -110,23 +107,11 @@ impl<'t> Tensor<'t> {
 }
 
 impl Walk {
-    /// The first row of a slice.
-    pub(crate) const ONE: &Walk = &Walk { strides: [0; MAX_DIMS], offset: 0 };
-
     /// Contiguous rows in a grid of one dimension.
     pub(crate) const fn contiguous(hidden: usize) -> Self {
         let mut strides = [0; MAX_DIMS];
         strides[0] = hidden as isize;
         Walk { strides, offset: 0 }
-    }
-
-    /// Row `r` starts at this element.
-    #[inline(always)]
-    fn start(&self, grid: &Grid, r: usize) -> usize {
-        if grid.dims == 1 {
-            return self.offset.wrapping_add_signed(r as isize * self.strides[0]);
-        }
-        self.start_in_grid(grid, r)
     }
 
     #[inline(never)] // once a row, and only with several leading dimensions
@@ -228,25 +213,54 @@ pub(crate) fn arrange(grid: &mut Grid, walks: &mut [Walk]) {
     }
 }
 
-/// The walk of one tensor over its call's grid.
+/// Where the rows of one tensor of a call are.
 #[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {
-    pub(crate) grid: &'a Grid,
-    pub(crate) walk: &'a Walk,
     pub(crate) hidden: usize,
+    offset: usize,
+    stride: isize,
+    /// Several leading dimensions.
+    dims: Option<(&'a Grid, &'a Walk)>,
 }
 
-impl Place<'_> {
-    pub(crate) fn one(hidden: usize) -> Self {
-        Place { grid: Grid::ONE, walk: Walk::ONE, hidden }
+impl<'a> Place<'a> {
+    /// Rows of `hidden` elements, one after the other.
+    #[inline(always)]
+    pub(crate) fn contiguous(hidden: usize) -> Self {
+        Place { hidden, offset: 0, stride: hidden as isize, dims: None }
     }
 
+    pub(crate) fn new(grid: &'a Grid, walk: &'a Walk, hidden: usize) -> Self {
+        let dims = (grid.dims > 1).then_some((grid, walk));
+        Place { hidden, offset: walk.offset, stride: walk.strides[0], dims }
+    }
+
+    /// Row `r` starts at this element.
     #[inline(always)]
     pub(crate) fn start(&self, r: usize) -> usize {
-        self.walk.start(self.grid, r)
+        match self.dims {
+            None => self.offset.wrapping_add_signed(r as isize * self.stride),
+            Some((grid, walk)) => walk.start_in_grid(grid, r),
+        }
     }
 
+    /// Rows from `r` on that are crossed with one stride, at most `most`, and that stride.
+    #[inline(always)]
+    pub(crate) fn run(&self, r: usize, most: usize) -> (usize, isize) {
+        match self.dims {
+            None => (most, self.stride),
+            Some((grid, walk)) => {
+                let last = grid.dims - 1;
+                (most.min(grid.lens[last] - r % grid.lens[last]), walk.strides[last])
+            }
+        }
+    }
+
+    /// Whether rows follow one another in memory, without sharing elements.
     pub(crate) fn is_nested(&self) -> bool {
-        self.walk.is_nested(self.grid, self.hidden)
+        match self.dims {
+            None => self.stride >= self.hidden as isize,
+            Some((grid, walk)) => walk.is_nested(grid, self.hidden),
+        }
     }
 }

@@ -1,16 +1,8 @@
-//! What a call over rows reads and writes, and the checks that come before anything is written.
+//! What a call over rows reads and writes.
 
-use std::marker::PhantomData;
-
-use crate::element::{Compute, DType, Element, Slice, SliceMut, with_element};
-use crate::error::Error;
-use crate::forward::{self, Reach, RowNorm, RowsJob, Task};
-use crate::grid::{Grid, Place, Tensor, Walk, arrange};
-use crate::params::{Params, Recipe, check_type};
-use crate::residual::Residual;
-use crate::rows::{AnyIn, AnyOut, Out, Rows, RowsMut};
-use crate::stats::{EpsOption, Stats};
-use crate::threads::{self, Cpu};
+use crate::grid::{Grid, Tensor, Walk};
+use crate::rows::{Rows, RowsMut};
+use crate::stats::Stats;
 
 /// The tensors of one forward call.
 ///
@@ -24,11 +16,11 @@ use crate::threads::{self, Cpu};
 /// ```
 #[derive(Debug)]
 pub struct Io<'a> {
-    x: Option<Rows<'a>>,
-    y: RowsMut<'a>,
-    residual: Option<Option<Rows<'a>>>,
-    r: Option<RowsMut<'a>>,
-    stats: Option<StatsMut<'a>>,
+    pub(crate) x: Option<Rows<'a>>,
+    pub(crate) y: RowsMut<'a>,
+    pub(crate) residual: Option<Option<Rows<'a>>>,
+    pub(crate) r: Option<RowsMut<'a>>,
+    pub(crate) stats: Option<StatsMut<'a>>,
 }
 
 /// Where statistics are saved: one [`Stats`] a row, `Stats<f64>` for an x of f64 and `Stats<f32>` for others.
@@ -100,146 +92,17 @@ impl<'a> Io<'a> {
     }
 }
 
-/// A norm of rows with its options.
-pub(crate) struct Call<'c, N> {
-    pub(crate) norm: N,
-    pub(crate) hidden: usize,
-    pub(crate) measured: usize,
-    pub(crate) eps: EpsOption,
-    pub(crate) params: Params<'c>,
-    pub(crate) recipe: Recipe,
-    pub(crate) cpu: Cpu<'c>,
-}
-
 /// The walks of a call's tensors over one grid, in the order in which y lies in memory.
-struct Walks {
-    grid: Grid,
+pub(crate) struct Walks {
+    pub(crate) grid: Grid,
     /// y, x, residual, r, stats; those that are absent stand still.
-    each: [Walk; 5],
-}
-
-impl<N: RowNorm> Call<'_, N> {
-    /// Checks everything, then computes.
-    pub(crate) fn run(self, mut io: Io<'_>) -> Result<(), Error> {
-        if let Some((x, y)) = io.plain(self.hidden) {
-            self.params.check(self.hidden, "normalized element", x.dtype())?;
-            return with_element!(x.dtype(), T => self.run_near::<T>(x, y));
-        }
-        let dtype = match &io.r {
-            Some(r) => r.data.dtype(),
-            None => io.x.as_ref().map_or(io.y.data.dtype(), |x| x.data.dtype()),
-        };
-        self.check_types(&io, dtype)?;
-        let mut walks = Walks { grid: *Grid::ONE, each: [*Walk::ONE; 5] };
-        if !io.walk_contiguous(self.hidden, &mut walks) {
-            self.walk(&io, &mut walks)?;
-        }
-        with_element!(dtype, T => self.run_typed::<T>(io, &walks))
-    }
-
-    fn check_types(&self, io: &Io<'_>, dtype: DType) -> Result<(), Error> {
-        self.params.check(self.hidden, "normalized element", dtype)?;
-        check_type("y", io.y.data.dtype(), dtype)?;
-        if let (Some(x), Some(_)) = (&io.x, &io.residual) {
-            check_type("x", x.data.dtype(), dtype)?;
-        }
-        if let Some(Some(residual)) = &io.residual {
-            check_type("residual", residual.data.dtype(), dtype)?;
-        }
-        let (found, expected) = match &io.stats {
-            Some(StatsMut::F32(_)) if dtype == DType::F64 => (DType::F32, DType::F64),
-            Some(StatsMut::F64(_)) if dtype != DType::F64 => (DType::F64, DType::F32),
-            _ => return Ok(()),
-        };
-        Err(Error::TypeIsNot { name: "stats", found, expected })
-    }
-
-    /// Checks all shapes and strides and brings them into one order.
-    fn walk(&self, io: &Io<'_>, walks: &mut Walks) -> Result<(), Error> {
-        let tensors = io.tensors();
-        let present = || tensors.iter().flatten();
-        let leader = present().find(|tensor| tensor.is_strided()).or(tensors[1].as_ref()).or(tensors[0].as_ref());
-        let Some(leader) = leader else { return Ok(()) };
-        walks.grid = leader.grid(self.hidden)?;
-        let grid = walks.grid;
-        for (i, (tensor, walk)) in tensors.iter().zip(&mut walks.each).enumerate() {
-            let Some(tensor) = tensor else { continue };
-            let hidden = if i == 4 { 1 } else { self.hidden };
-            *walk = tensor.walk(&grid, hidden, leader.name)?;
-            let is_written = i == 0 || i == 3;
-            if is_written && tensor.is_strided() {
-                walk.check_own_rows(tensor.name, &grid, hidden)?;
-            }
-        }
-        if leader.is_strided() {
-            arrange(&mut walks.grid, &mut walks.each);
-        }
-        Ok(())
-    }
-
-    fn run_near<T: Element>(&self, x: Slice<'_>, y: SliceMut<'_>) -> Result<(), Error> {
-        let task = self.task::<T>(Reach::Near)?;
-        if let (Some(x), Some(y)) = (T::of(&x), T::of_mut(y)) {
-            forward::near::<N, T>(&task, x, y);
-        }
-        Ok(())
-    }
-
-    fn task<T: Element>(&self, reach: Reach) -> Result<Task<'_, T::Compute>, Error> {
-        self.cpu.check()?;
-        Ok(Task {
-            level: self.cpu.chosen_level()?,
-            hidden: self.hidden,
-            measured: self.measured,
-            eps: self.eps.rounded::<T::Compute>()?,
-            params: self.params,
-            recipe: self.recipe,
-            reach,
-        })
-    }
-
-    fn run_typed<T: Element>(self, io: Io<'_>, walks: &Walks) -> Result<(), Error> {
-        let (hidden, rows) = (self.hidden, walks.grid.rows);
-        let bytes = rows.saturating_mul(hidden).saturating_mul(size_of::<T>());
-        let task = self.task::<T>(Reach::of(bytes))?;
-        if rows == 0 || hidden == 0 {
-            return Ok(());
-        }
-        let place = |i: usize| Place { grid: &walks.grid, walk: &walks.each[i], hidden };
-        let residual = io.residual.zip(io.r).map(|(residual, r)| Residual {
-            residual: residual.map(|residual| AnyIn::new(residual.data, place(2))),
-            r: AnyOut::new(r.data, place(3)),
-        });
-        let stats = io.stats.and_then(T::Compute::stats).map(|data| Out::new(data, Place { hidden: 1, ..place(4) }));
-        let job = RowsJob::<N, T> {
-            norm: self.norm,
-            task: &task,
-            rows: 0..rows,
-            x: io.x.map(|x| AnyIn::new(x.data, place(1))),
-            y: AnyOut::new(io.y.data, place(0)),
-            residual,
-            stats,
-            element: PhantomData,
-        };
-        threads::run(&self.cpu, job, bytes.saturating_mul(2));
-        Ok(())
-    }
+    pub(crate) each: [Walk; 5],
 }
 
 impl<'a> Io<'a> {
-    /// x and y of a call that is nothing but rows near the caches.
-    #[inline]
-    fn plain(&mut self, hidden: usize) -> Option<(Slice<'a>, SliceMut<'_>)> {
-        let Io { x: Some(x), y, residual: None, r: None, stats: None } = self else { return None };
-        let (len, dtype) = (x.data.len(), x.data.dtype());
-        let is_plain = x.is_contiguous(len) && y.is_contiguous(len) && y.data.dtype() == dtype;
-        let is_near = Reach::of(len.saturating_mul(dtype.size())) == Reach::Near;
-        (is_plain && is_near && len > 0 && len.checked_rem(hidden) == Some(0)).then(|| (x.data, y.data.reborrow()))
-    }
-
     /// The walks of contiguous tensors of one length: no time is spent on grids. False for all other calls.
     #[inline]
-    fn walk_contiguous(&self, hidden: usize, walks: &mut Walks) -> bool {
+    pub(crate) fn walk_contiguous(&self, hidden: usize, walks: &mut Walks) -> bool {
         let Io { x, y, residual, r, stats } = self;
         let len = y.data.len();
         let Some(rows) = len.checked_div(hidden) else { return false };
@@ -260,7 +123,7 @@ impl<'a> Io<'a> {
     }
 
     /// y, x, residual, r, stats.
-    fn tensors(&self) -> [Option<Tensor<'a>>; 5] {
+    pub(crate) fn tensors(&self) -> [Option<Tensor<'a>>; 5] {
         let Io { x, y, residual, r, stats } = self;
         let own_residual = matches!(residual, Some(Some(_)));
         [

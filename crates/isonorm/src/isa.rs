@@ -24,6 +24,8 @@ pub(crate) mod scalar;
 mod tests;
 #[cfg(test)]
 pub(crate) mod trace;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 /// Primitives on vectors of [`LANES`] values of the compute type `C`.
 ///
@@ -31,8 +33,9 @@ pub(crate) mod trace;
 pub trait Isa<C: Compute>: Copy {
     /// 32 lanes.
     type V: Copy;
-    /// Whether four leaves at a time are worth their code: not where primitives are calls.
-    const FOUR_LEAVES: bool = true;
+    /// Leaves that are summed in registers: 16 where a vector has two of them (a seventh of a short row's time), 4
+    /// where it has more, 1 where primitives are calls.
+    const LEAVES: usize = 4;
     /// `value` in every lane.
     fn splat(self, value: C) -> Self::V;
     /// `a + b`
@@ -78,6 +81,35 @@ pub trait Isa<C: Compute>: Copy {
         self.store(v, &mut wide);
         *to = wide.map(|x| bf16::from_f32_const(x.to_f32()));
     }
+    /// 32 bf16, widened exactly, in whatever order of lanes costs the set least. Kernels that treat all lanes
+    /// alike may stay in it; [`in_order`](Isa::in_order) leaves it.
+    #[inline(always)]
+    fn load_bf16_split(self, from: &[bf16; LANES]) -> Self::V {
+        self.load_bf16(from)
+    }
+    /// As `store_bf16`, from the order of `load_bf16_split`. A NaN has to be a quiet one whose lower half is 0, as
+    /// every operation on widened bf16 gives it.
+    #[inline(always)]
+    fn store_bf16_split(self, v: Self::V, to: &mut [bf16; LANES]) {
+        self.store_bf16(v, to);
+    }
+    /// As `store_bf16_split`, past the caches.
+    #[inline(always)]
+    fn store_past_bf16_split(self, v: Self::V, to: &mut [bf16; LANES]) {
+        self.store_past_bf16(v, to);
+    }
+    /// The lanes of `load_bf16_split` in their own order.
+    #[inline(always)]
+    fn in_order(self, v: Self::V) -> Self::V {
+        v
+    }
+    /// Each lane rounded to bf16 as by `store_bf16`, and widened again.
+    #[inline(always)]
+    fn round_bf16(self, v: Self::V) -> Self::V {
+        let mut rounded = [bf16::ZERO; LANES];
+        self.store_bf16(v, &mut rounded);
+        self.load_bf16(&rounded)
+    }
     /// As `store`, past the caches where the set can and `to` is aligned for it.
     #[inline(always)]
     fn store_past(self, v: Self::V, to: &mut [C; LANES]) {
@@ -93,9 +125,9 @@ pub trait Isa<C: Compute>: Copy {
     fn store_past_bf16(self, v: Self::V, to: &mut [bf16; LANES]) {
         self.store_bf16(v, to);
     }
-    /// Asks for a chunk that will be read soon.
+    /// Asks for the chunk `ahead` elements after this one, wherever that is: it will be read soon.
     #[inline(always)]
-    fn prefetch<T>(self, _soon: &[T; LANES]) {}
+    fn prefetch<T>(self, _chunk: &[T; LANES], _ahead: isize) {}
     /// Copies `from` to `to` past the caches where the set can, for results larger than the caches.
     #[inline(always)]
     fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {

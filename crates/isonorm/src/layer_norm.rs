@@ -1,15 +1,15 @@
 //! LayerNorm: each row with its mean taken off, divided by its standard deviation.
 
 use crate::apply::CenteredHat;
+use crate::call::Call;
 use crate::element::{Compute, Element, Slice};
 use crate::error::Error;
 use crate::forward::RowNorm;
-use crate::io::{Call, Io};
+use crate::io::Io;
 use crate::isa::Isa;
 use crate::order::{Row, Terms, reduce};
-use crate::params::{Params, Recipe};
 use crate::rows::{Rows, RowsMut};
-use crate::stats::{EpsOption, Stats};
+use crate::stats::Stats;
 use crate::threads::Cpu;
 
 /// Takes the mean off each row of `x`, divides it by the standard deviation and applies `weight` and `bias`.
@@ -52,62 +52,66 @@ use crate::threads::Cpu;
 /// Source: Ba, Kiros & Hinton, *Layer Normalization*, 2016. arXiv:1607.06450
 #[derive(Clone, Copy, Debug)]
 pub struct LayerNorm<'a> {
-    hidden: usize,
-    eps: EpsOption,
-    params: Params<'a>,
-    cpu: Cpu<'a>,
+    call: Call<'a>,
 }
 
 impl<'a> LayerNorm<'a> {
     /// Rows of `hidden` elements, eps 1e-5, no weight, no bias.
+    #[inline]
     pub fn new(hidden: usize) -> Self {
-        LayerNorm { hidden, eps: EpsOption::inside(1e-5), params: Params::default(), cpu: Cpu::new() }
+        LayerNorm { call: Call::new(hidden, 1e-5) }
     }
     /// Added to the variance; rounded to the compute type first.
+    #[inline]
     pub fn eps(mut self, eps: f64) -> Self {
-        self.eps.value = eps;
+        self.call.eps.value = eps;
         self
     }
     /// eps outside the root: `(x - mean) / (std + eps)`.
+    #[inline]
     pub fn eps_outside(mut self) -> Self {
-        self.eps.outside = true;
+        self.call.eps.outside = true;
         self
     }
     /// One factor for each element.
+    #[inline]
     pub fn weight(mut self, weight: impl Into<Slice<'a>>) -> Self {
-        self.params.weight = Some(weight.into());
+        self.call.params.weight = Some(weight.into());
         self
     }
     /// One summand for each element.
+    #[inline]
     pub fn bias(mut self, bias: impl Into<Slice<'a>>) -> Self {
-        self.params.bias = Some(bias.into());
+        self.call.params.bias = Some(bias.into());
         self
     }
     /// Added to every weight in the compute type: 1 for weights stored as distances from 1.
+    #[inline]
     pub fn weight_offset(mut self, offset: f64) -> Self {
-        self.params.offset = offset;
+        self.call.params.offset = offset;
         self
     }
     /// Where it runs: level, threads, pool.
+    #[inline]
     pub fn on(mut self, cpu: Cpu<'a>) -> Self {
-        self.cpu = cpu;
+        self.call.cpu = cpu;
         self
     }
 
     #[cfg(feature = "ndarray")]
     pub(crate) fn hidden(&self) -> usize {
-        self.hidden
+        self.call.hidden
     }
 
     /// x to y; [`apply`](Self::apply) has the other forms.
+    #[inline]
     pub fn forward<'t>(&self, x: impl Into<Rows<'t>>, y: impl Into<RowsMut<'t>>) -> Result<(), Error> {
-        self.apply(Io::new(x, y))
+        self.call.forward(Layer, x.into(), y.into())
     }
 
     /// In place, with a residual, saving statistics: whatever `io` says.
     pub fn apply(&self, io: Io<'_>) -> Result<(), Error> {
-        let LayerNorm { hidden, eps, params, cpu } = *self;
-        Call { norm: Layer, hidden, measured: hidden, eps, params, recipe: Recipe::Torch, cpu }.run(io)
+        self.call.apply(Layer, io)
     }
 }
 
@@ -159,22 +163,26 @@ pub(crate) struct Deviations<'a, T: Element, const SCALED: bool> {
 impl<C: Compute, T: Element<Compute = C>, const SCALED: bool> Terms<C, 1> for Values<'_, T, SCALED> {
     #[inline(always)]
     fn step<S: Isa<C>>(&self, isa: S, [sum]: [S::V; 1], at: usize, n: usize) -> [S::V; 1] {
-        let mut x = self.row.read(isa, at, n);
+        let mut x = self.row.read_as(isa, at, n, true);
         if SCALED {
             x = isa.mul(x, isa.splat(self.scale));
         }
         [isa.add(sum, x)]
     }
     #[inline(always)]
-    fn four_leaves(&self, leaf: usize) -> Option<Self> {
-        Some(Values { row: self.row.four_leaves(leaf), ..*self })
+    fn whole_leaves(&self, leaf: usize, leaves: usize) -> Option<Self> {
+        Some(Values { row: self.row.whole_leaves(leaf, leaves), ..*self })
+    }
+    #[inline(always)]
+    fn in_order<S: Isa<C>>(isa: S, v: S::V) -> S::V {
+        T::in_order(isa, v)
     }
 }
 
 impl<C: Compute, T: Element<Compute = C>, const SCALED: bool> Terms<C, 2> for Deviations<'_, T, SCALED> {
     #[inline(always)]
     fn step<S: Isa<C>>(&self, isa: S, [s1, s2]: [S::V; 2], at: usize, n: usize) -> [S::V; 2] {
-        let mut x = self.row.read(isa, at, n);
+        let mut x = self.row.read_as(isa, at, n, true);
         if SCALED {
             x = isa.mul(x, isa.splat(self.scale));
         }
@@ -182,7 +190,11 @@ impl<C: Compute, T: Element<Compute = C>, const SCALED: bool> Terms<C, 2> for De
         [isa.add(s1, d), isa.fma(d, d, s2)]
     }
     #[inline(always)]
-    fn four_leaves(&self, leaf: usize) -> Option<Self> {
-        Some(Deviations { row: self.row.four_leaves(leaf), ..*self })
+    fn whole_leaves(&self, leaf: usize, leaves: usize) -> Option<Self> {
+        Some(Deviations { row: self.row.whole_leaves(leaf, leaves), ..*self })
+    }
+    #[inline(always)]
+    fn in_order<S: Isa<C>>(isa: S, v: S::V) -> S::V {
+        T::in_order(isa, v)
     }
 }

@@ -67,15 +67,20 @@ impl Level {
     }
 
     /// The level that `ISONORM_LEVEL` names, read once, or else the fastest.
+    #[inline]
     pub(crate) fn from_environment() -> Result<Level, Error> {
         static PINNED: OnceLock<Result<Level, Error>> = OnceLock::new();
-        let pinned = PINNED.get_or_init(|| match std::env::var("ISONORM_LEVEL") {
+        match PINNED.get() {
+            Some(Ok(level)) => Ok(*level),
+            _ => PINNED.get_or_init(Level::read_environment).clone(),
+        }
+    }
+
+    #[cold]
+    fn read_environment() -> Result<Level, Error> {
+        match std::env::var("ISONORM_LEVEL") {
             Ok(name) => name.parse::<Level>()?.checked(),
             Err(_) => Ok(Level::detect()),
-        });
-        match pinned {
-            Ok(level) => Ok(*level),
-            Err(error) => Err(error.clone()),
         }
     }
 

@@ -8,9 +8,10 @@
 //!     the 32 lane totals are folded: lane[l] + lane[l + w] for w = 16, 8, 4, 2, 1
 //! ```
 //!
-//! The code differs from it in two ways that change no bit. Four leaves at a time are summed to a node of
-//! level 2 in registers, since leaves are independent. And the tree is a binary counter: a stack of nodes,
-//! in which the newest two merge for every trailing one bit of the number of leaves.
+//! The code differs from it in three ways that change no bit. Sixteen leaves at a time, then four, are summed to a
+//! node of level 4 or 2 in registers, since leaves are independent. The tree is a binary counter: a stack of nodes,
+//! in which the newest two merge for every trailing one bit of the number of leaves. And lanes may lie in another
+//! order while chunks are whole ([`Terms::in_order`]): no lane knows its place before the fold.
 
 use arrayvec::ArrayVec;
 
@@ -38,10 +39,16 @@ pub(crate) trait Terms<C: Compute, const K: usize>: Sized {
     /// The sums after one more step: chunk `at` (32 elements, the first `n` of which exist).
     fn step<S: Isa<C>>(&self, isa: S, sums: [S::V; K], at: usize, n: usize) -> [S::V; K];
 
-    /// The terms of four whole leaves from `leaf` on alone, where that spares a bounds check for each chunk.
+    /// The terms of `leaves` whole leaves from `leaf` on alone, where that spares a bounds check for each chunk.
     #[inline(always)]
-    fn four_leaves(&self, _leaf: usize) -> Option<Self> {
+    fn whole_leaves(&self, _leaf: usize, _leaves: usize) -> Option<Self> {
         None
+    }
+
+    /// The lanes of sums over whole chunks in their own order, where `step` takes them in another.
+    #[inline(always)]
+    fn in_order<S: Isa<C>>(_: S, v: S::V) -> S::V {
+        v
     }
 }
 
@@ -65,16 +72,22 @@ impl<'a, E: Element> Row<'a, E> {
         Row { chunks: &self.chunks[..count], tail: &[] }
     }
 
-    /// Four whole leaves from `leaf` on.
+    /// `leaves` whole leaves from `leaf` on.
     #[inline(always)]
-    pub(crate) fn four_leaves(&self, leaf: usize) -> Self {
-        Row { chunks: &self.chunks[leaf * STEPS..][..4 * STEPS], tail: &[] }
+    pub(crate) fn whole_leaves(&self, leaf: usize, leaves: usize) -> Self {
+        Row { chunks: &self.chunks[leaf * STEPS..][..leaves * STEPS], tail: &[] }
     }
 
     /// Chunk `at`; lanes from `n` on hold +0 where the row has ended.
     #[inline(always)]
     pub(crate) fn read<S: Isa<E::Compute>>(&self, isa: S, at: usize, n: usize) -> S::V {
         if n == LANES { E::load(isa, &self.chunks[at]) } else { E::load(isa, &padded(self.tail)) }
+    }
+
+    /// Chunk `at`; where it is whole and `split`, its lanes as `E::load_split` has them.
+    #[inline(always)]
+    pub(crate) fn read_as<S: Isa<E::Compute>>(&self, isa: S, at: usize, n: usize, split: bool) -> S::V {
+        if n == LANES && split { E::load_split(isa, &self.chunks[at]) } else { self.read(isa, at, n) }
     }
 }
 
@@ -113,22 +126,55 @@ where
     let mut tree = Tree::new();
     let whole = len / LEAF;
     let mut leaf = 0;
-    while S::FOUR_LEAVES && leaf + 4 <= whole {
-        let part = terms.four_leaves(leaf);
+    while S::LEAVES >= 16 && leaf + 16 <= whole {
+        let part = terms.whole_leaves(leaf, 16);
         let (terms, first) = part.as_ref().map_or((terms, leaf), |part| (part, 0));
-        let left = both(isa, whole_leaf(isa, terms, first), whole_leaf(isa, terms, first + 1));
-        let right = both(isa, whole_leaf(isa, terms, first + 2), whole_leaf(isa, terms, first + 3));
-        tree.push(isa, both(isa, left, right), 2);
+        let left = both(isa, four_leaves(isa, terms, first), four_leaves(isa, terms, first + 4));
+        let right = both(isa, four_leaves(isa, terms, first + 8), four_leaves(isa, terms, first + 12));
+        tree.push(isa, in_order::<C, S, T, K>(isa, both(isa, left, right)), 4);
+        leaf += 16;
+    }
+    while S::LEAVES >= 4 && leaf + 4 <= whole {
+        let part = terms.whole_leaves(leaf, 4);
+        let (terms, first) = part.as_ref().map_or((terms, leaf), |part| (part, 0));
+        tree.push(isa, in_order::<C, S, T, K>(isa, four_leaves(isa, terms, first)), 2);
         leaf += 4;
     }
     while leaf < whole {
-        tree.push(isa, whole_leaf(isa, terms, leaf), 0);
+        tree.push(isa, in_order::<C, S, T, K>(isa, whole_leaf(isa, terms, leaf)), 0);
         leaf += 1;
     }
     if len > whole * LEAF {
         tree.push(isa, last_leaf(isa, terms, whole, len - whole * LEAF), 0);
     }
     tree.finish(isa)
+}
+
+#[inline(always)]
+fn in_order<C, S, T, const K: usize>(isa: S, sums: [S::V; K]) -> [S::V; K]
+where
+    C: Compute,
+    S: Isa<C>,
+    T: Terms<C, K>,
+{
+    let mut ordered = sums;
+    for k in 0..K {
+        ordered[k] = T::in_order(isa, sums[k]);
+    }
+    ordered
+}
+
+/// The node of four leaves: as many sums as registers allow are in flight.
+#[inline(always)]
+fn four_leaves<C, S, T, const K: usize>(isa: S, terms: &T, leaf: usize) -> [S::V; K]
+where
+    C: Compute,
+    S: Isa<C>,
+    T: Terms<C, K>,
+{
+    let left = both(isa, whole_leaf(isa, terms, leaf), whole_leaf(isa, terms, leaf + 1));
+    let right = both(isa, whole_leaf(isa, terms, leaf + 2), whole_leaf(isa, terms, leaf + 3));
+    both(isa, left, right)
 }
 
 #[inline(always)]
@@ -159,6 +205,7 @@ where
         sums = terms.step(isa, sums, at, LANES);
         at += 1;
     }
+    let mut sums = in_order::<C, S, T, K>(isa, sums);
     let n = len % LANES;
     if n > 0 {
         let next = terms.step(isa, sums, at, n);

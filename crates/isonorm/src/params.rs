@@ -23,13 +23,18 @@ pub(crate) struct Params<'a> {
 
 impl<'a> Params<'a> {
     /// Checks lengths and types for `len` elements or channels of an x stored as `x`.
+    #[inline]
     pub(crate) fn check(&self, len: usize, per: &'static str, x: DType) -> Result<(), Error> {
-        for (name, param) in [("weight", self.weight), ("bias", self.bias)] {
-            if let Some(param) = param {
-                check_param(name, param, len, per, x)?;
-            }
+        if let Some(weight) = self.weight {
+            check_param("weight", weight, len, per, x)?;
+        }
+        if let Some(bias) = self.bias {
+            check_param("bias", bias, len, per, x)?;
         }
         let offset = self.offset;
+        if offset == 0.0 {
+            return Ok(());
+        }
         if !offset.is_finite() {
             return Err(Error::Option { name: "weight_offset", found: offset, expected: "a finite number" });
         }
@@ -43,6 +48,7 @@ impl<'a> Params<'a> {
 
     /// The parameters as a kernel of x stored as `T` can read them in place, or `None` where they have to
     /// be widened first.
+    #[inline]
     pub(crate) fn direct<T: Element>(&self) -> Option<Direct<'a, T>> {
         let offset = T::Compute::from_f64(self.offset);
         if offset != T::Compute::ZERO {
@@ -83,6 +89,7 @@ impl<'a> Params<'a> {
 }
 
 /// A parameter's length and type.
+#[inline]
 pub(crate) fn check_param(
     name: &'static str,
     param: Slice<'_>,

@@ -22,9 +22,39 @@ pub(crate) struct Residual<'a> {
 }
 
 impl Residual<'_> {
-    /// One row of r.
-    pub(crate) fn add_row<T: Element>(&mut self, task: &Task<'_, T::Compute>, row: usize, x: AnyIn<'_>) {
-        for columns in tiles(task.hidden) {
+    /// Rows of r, those of a block of the rows that end with `end`. Where `near` has room and all types are r's, r
+    /// goes past the caches and into `near` too; returns whether it did.
+    pub(crate) fn add<T: Element>(
+        &mut self,
+        task: &Task<'_, T::Compute>,
+        rows: Range<usize>,
+        end: usize,
+        x: AnyIn<'_>,
+        near: &mut [T],
+    ) -> bool {
+        if let (Some(x), Some(r)) = (x.of::<T>(), self.r.of::<T>()) {
+            match self.residual.map(|residual| residual.of::<T>()) {
+                Some(Some(residual)) if near.is_empty() => {
+                    T::Compute::enter(task.level, AddRows { x, residual, r, rows });
+                    return false;
+                }
+                Some(Some(residual)) => {
+                    T::Compute::enter(task.level, AddPast { x, residual, r, near, rows, end });
+                    return true;
+                }
+                None => {
+                    T::Compute::enter(task.level, AddInPlace { x, r, rows });
+                    return false;
+                }
+                Some(None) => {}
+            }
+        }
+        rows.for_each(|row| self.add_by_tiles::<T>(task, row, x));
+        false
+    }
+
+    fn add_by_tiles<T: Element>(&mut self, task: &Task<'_, T::Compute>, row: usize, x: AnyIn<'_>) {
+        for columns in tiles(task.hidden()) {
             let x = x.row(row, columns.clone());
             if let Some(residual) = &self.residual {
                 let residual = residual.row(row, columns.clone());
@@ -37,22 +67,6 @@ impl Residual<'_> {
             }
             add_tile::<T>(task.level, x, T::slice(&own), self.r.row(row, columns));
         }
-    }
-
-    /// Rows of r past the caches and into `near`, from which they are normalized, where all types are r's.
-    pub(crate) fn add_past<T: Element>(
-        &mut self,
-        level: Level,
-        (rows, end): (Range<usize>, usize),
-        x: AnyIn<'_>,
-        near: &mut [T],
-    ) -> bool {
-        let (Some(x), Some(residual)) = (x.of::<T>(), self.residual.and_then(|residual| residual.of::<T>())) else {
-            return false;
-        };
-        let Some(r) = self.r.of::<T>() else { return false };
-        T::Compute::enter(level, AddPast { x, residual, r, near, rows, end });
-        true
     }
 }
 
@@ -98,20 +112,80 @@ where
 
     #[inline(always)]
     fn eval<S: Isa<C>>(self, isa: S) {
-        let (x, x_tail) = self.x.as_chunks::<LANES>();
-        let (residual, residual_tail) = self.residual.as_chunks::<LANES>();
-        let (r, r_tail) = self.r.as_chunks_mut::<LANES>();
-        for ((x, residual), r) in x.iter().zip(residual).zip(r) {
+        add_row(isa, self.x, self.residual, self.r);
+    }
+}
+
+#[inline(always)]
+fn add_row<C, S, X, R>(isa: S, x: &[X], residual: &[X], r: &mut [R])
+where
+    C: Compute,
+    S: Isa<C>,
+    X: Element<Compute = C>,
+    R: Element<Compute = C>,
+{
+    let (x, x_tail) = x.as_chunks::<LANES>();
+    let (residual, residual_tail) = residual.as_chunks::<LANES>();
+    let (r, r_tail) = r.as_chunks_mut::<LANES>();
+    let split = X::DTYPE == R::DTYPE;
+    for ((x, residual), r) in x.iter().zip(residual).zip(r) {
+        if split {
+            R::store_split(isa, isa.add(X::load_split(isa, x), X::load_split(isa, residual)), r);
+        } else {
             R::store(isa, isa.add(X::load(isa, x), X::load(isa, residual)), r);
         }
-        add_tail(x_tail, residual_tail, r_tail);
     }
+    add_tail(x_tail, residual_tail, r_tail);
 }
 
 #[inline(always)]
 fn add_tail<X: Element, R: Element<Compute = X::Compute>>(x: &[X], residual: &[X], r: &mut [R]) {
     for ((x, residual), r) in x.iter().zip(residual).zip(r) {
         *r = R::narrow(x.widen() + residual.widen());
+    }
+}
+
+/// A block of rows.
+struct AddRows<'a, T> {
+    x: In<'a, T>,
+    residual: In<'a, T>,
+    r: Out<'a, T>,
+    rows: Range<usize>,
+}
+
+impl<C: Compute, T: Element<Compute = C>> Kernel<C> for AddRows<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<S: Isa<C>>(mut self, isa: S) {
+        for row in self.rows {
+            add_row(isa, self.x.row(row), self.residual.row(row), self.r.row_mut(row));
+        }
+    }
+}
+
+/// A block of rows whose residual is what r holds.
+struct AddInPlace<'a, T> {
+    x: In<'a, T>,
+    r: Out<'a, T>,
+    rows: Range<usize>,
+}
+
+impl<C: Compute, T: Element<Compute = C>> Kernel<C> for AddInPlace<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<S: Isa<C>>(mut self, isa: S) {
+        for row in self.rows {
+            let (x, x_tail) = self.x.row(row).as_chunks::<LANES>();
+            let (r, r_tail) = self.r.row_mut(row).as_chunks_mut::<LANES>();
+            for (x, r) in x.iter().zip(r) {
+                T::store_split(isa, isa.add(T::load_split(isa, x), T::load_split(isa, r)), r);
+            }
+            for (x, r) in x_tail.iter().zip(r_tail) {
+                *r = T::narrow(x.widen() + r.widen());
+            }
+        }
     }
 }
 
@@ -133,21 +207,20 @@ impl<C: Compute, T: Element<Compute = C>> Kernel<C> for AddPast<'_, T> {
         let (block, mut near) = (self.rows.len(), self.near);
         for row in self.rows {
             let soon = (row + block).min(self.end - 1);
+            let (soon_x, soon_residual) = (self.x.distance(row, soon), self.residual.distance(row, soon));
             let (x, x_tail) = self.x.row(row).as_chunks::<LANES>();
             let (residual, residual_tail) = self.residual.row(row).as_chunks::<LANES>();
-            let (soon_x, _) = self.x.row(soon).as_chunks::<LANES>();
-            let (soon_residual, _) = self.residual.row(soon).as_chunks::<LANES>();
             let r = self.r.row_mut(row);
             let (own, rest) = near.split_at_mut(r.len());
             near = rest;
             let (r, r_tail) = r.as_chunks_mut::<LANES>();
             let (own, own_tail) = own.as_chunks_mut::<LANES>();
-            let reads = x.iter().zip(residual).zip(soon_x.iter().zip(soon_residual));
-            for (((x, residual), (soon_x, soon_residual)), (r, own)) in reads.zip(r.iter_mut().zip(own)) {
-                isa.prefetch(soon_x);
-                isa.prefetch(soon_residual);
-                T::store(isa, isa.add(T::load(isa, x), T::load(isa, residual)), own);
-                T::store_past(isa, T::load(isa, own), r);
+            for ((x, residual), (r, own)) in x.iter().zip(residual).zip(r.iter_mut().zip(own)) {
+                isa.prefetch(x, soon_x);
+                isa.prefetch(residual, soon_residual);
+                let sum = isa.add(T::load_split(isa, x), T::load_split(isa, residual));
+                T::store_split(isa, sum, own);
+                T::store_past_split(isa, sum, r);
             }
             add_tail(x_tail, residual_tail, own_tail);
             r_tail.copy_from_slice(own_tail);

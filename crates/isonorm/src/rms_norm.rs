@@ -1,15 +1,16 @@
 //! RMSNorm: each row divided by its root mean square.
 
 use crate::apply::RmsHat;
+use crate::call::Call;
 use crate::element::{Compute, Element, Slice};
 use crate::error::Error;
 use crate::forward::RowNorm;
-use crate::io::{Call, Io};
+use crate::io::Io;
 use crate::isa::Isa;
 use crate::order::{Row, Terms, reduce};
-use crate::params::{Params, Recipe};
+use crate::params::Recipe;
 use crate::rows::{Rows, RowsMut};
-use crate::stats::{EpsOption, Stats};
+use crate::stats::Stats;
 use crate::threads::Cpu;
 
 /// Normalizes each row of `x` by its root mean square and scales it by `weight`.
@@ -55,86 +56,78 @@ use crate::threads::Cpu;
 /// Source: Zhang & Sennrich, *Root Mean Square Layer Normalization*, 2019. arXiv:1910.07467
 #[derive(Clone, Copy, Debug)]
 pub struct RmsNorm<'a> {
-    hidden: usize,
-    eps: EpsOption,
-    params: Params<'a>,
-    recipe: Recipe,
-    partial: Option<usize>,
-    cpu: Cpu<'a>,
+    call: Call<'a>,
 }
 
 impl<'a> RmsNorm<'a> {
     /// Rows of `hidden` elements, eps 1e-6, no weight, no bias.
+    #[inline]
     pub fn new(hidden: usize) -> Self {
-        RmsNorm {
-            hidden,
-            eps: EpsOption::inside(1e-6),
-            params: Params::default(),
-            recipe: Recipe::Torch,
-            partial: None,
-            cpu: Cpu::new(),
-        }
+        RmsNorm { call: Call::new(hidden, 1e-6) }
     }
     /// Added to the mean square; rounded to the compute type first.
+    #[inline]
     pub fn eps(mut self, eps: f64) -> Self {
-        self.eps.value = eps;
+        self.call.eps.value = eps;
         self
     }
     /// eps outside the root: `x / (sqrt(ms) + eps)`.
+    #[inline]
     pub fn eps_outside(mut self) -> Self {
-        self.eps.outside = true;
+        self.call.eps.outside = true;
         self
     }
     /// One factor for each element.
+    #[inline]
     pub fn weight(mut self, weight: impl Into<Slice<'a>>) -> Self {
-        self.params.weight = Some(weight.into());
+        self.call.params.weight = Some(weight.into());
         self
     }
     /// One summand for each element.
+    #[inline]
     pub fn bias(mut self, bias: impl Into<Slice<'a>>) -> Self {
-        self.params.bias = Some(bias.into());
+        self.call.params.bias = Some(bias.into());
         self
     }
     /// Added to every weight in the compute type: 1 for Gemma, whose weights are stored as distances from 1.
+    #[inline]
     pub fn weight_offset(mut self, offset: f64) -> Self {
-        self.params.offset = offset;
+        self.call.params.offset = offset;
         self
     }
     /// When x_hat is rounded; the default is [`Recipe::Torch`].
+    #[inline]
     pub fn recipe(mut self, recipe: Recipe) -> Self {
-        self.recipe = recipe;
+        self.call.recipe = recipe;
         self
     }
     /// pRMSNorm: only the first `k` elements enter the mean square.
+    #[inline]
     pub fn partial(mut self, k: usize) -> Self {
-        self.partial = Some(k);
+        self.call.partial = Some(k);
         self
     }
     /// Where it runs: level, threads, pool.
+    #[inline]
     pub fn on(mut self, cpu: Cpu<'a>) -> Self {
-        self.cpu = cpu;
+        self.call.cpu = cpu;
         self
     }
 
     #[cfg(feature = "ndarray")]
     pub(crate) fn hidden(&self) -> usize {
-        self.hidden
+        self.call.hidden
     }
 
     /// x to y; [`apply`](Self::apply) has the other forms.
+    #[inline]
     pub fn forward<'t>(&self, x: impl Into<Rows<'t>>, y: impl Into<RowsMut<'t>>) -> Result<(), Error> {
-        self.apply(Io::new(x, y))
+        self.call.forward(Rms, x.into(), y.into())
     }
 
     /// In place, with a residual, saving statistics: whatever `io` says.
     pub fn apply(&self, io: Io<'_>) -> Result<(), Error> {
-        let hidden = self.hidden;
-        let measured = self.partial.unwrap_or(hidden);
-        if self.partial.is_some_and(|k| k == 0 || k > hidden) {
-            return Err(Error::Partial { found: measured, hidden });
-        }
-        let RmsNorm { eps, params, recipe, cpu, .. } = *self;
-        Call { norm: Rms, hidden, measured, eps, params, recipe, cpu }.run(io)
+        self.call.apply(Rms, io)
     }
 }
 
@@ -168,14 +161,18 @@ struct Squares<'a, T: Element, const SCALED: bool> {
 impl<C: Compute, T: Element<Compute = C>, const SCALED: bool> Terms<C, 1> for Squares<'_, T, SCALED> {
     #[inline(always)]
     fn step<S: Isa<C>>(&self, isa: S, [ss]: [S::V; 1], at: usize, n: usize) -> [S::V; 1] {
-        let mut x = self.row.read(isa, at, n);
+        let mut x = self.row.read_as(isa, at, n, true);
         if SCALED {
             x = isa.mul(x, isa.splat(self.scale));
         }
         [isa.fma(x, x, ss)]
     }
     #[inline(always)]
-    fn four_leaves(&self, leaf: usize) -> Option<Self> {
-        Some(Squares { row: self.row.four_leaves(leaf), ..*self })
+    fn whole_leaves(&self, leaf: usize, leaves: usize) -> Option<Self> {
+        Some(Squares { row: self.row.whole_leaves(leaf, leaves), ..*self })
+    }
+    #[inline(always)]
+    fn in_order<S: Isa<C>>(isa: S, v: S::V) -> S::V {
+        T::in_order(isa, v)
     }
 }

@@ -92,34 +92,71 @@ pub(crate) struct Out<'a, T> {
     place: Place<'a>,
 }
 
+/// Some rows of an [`In`] that are crossed with one stride.
+#[derive(Clone, Copy)]
+pub(crate) struct Run<'a, T> {
+    data: &'a [T],
+    start: usize,
+    stride: isize,
+}
+
+/// Some rows of an [`Out`] that are crossed with one stride.
+pub(crate) struct RunMut<'a, T> {
+    data: &'a mut [T],
+    start: usize,
+    stride: isize,
+}
+
+impl<'a, T> Run<'a, T> {
+    /// The first `hidden` elements of row `i` of the run.
+    #[inline(always)]
+    pub(crate) fn row(&self, i: usize, hidden: usize) -> &'a [T] {
+        &self.data[self.start.wrapping_add_signed(i as isize * self.stride)..][..hidden]
+    }
+}
+
+impl<T> RunMut<'_, T> {
+    /// The first `hidden` elements of row `i` of the run.
+    #[inline(always)]
+    pub(crate) fn row_mut(&mut self, i: usize, hidden: usize) -> &mut [T] {
+        &mut self.data[self.start.wrapping_add_signed(i as isize * self.stride)..][..hidden]
+    }
+}
+
 impl<'a, T> In<'a, T> {
-    pub(crate) fn one(row: &'a [T]) -> Self {
-        In { data: row, base: 0, place: Place::one(row.len()) }
-    }
-
-    /// Contiguous rows, the first of which is row `base / hidden` of `place`.
-    pub(crate) fn block(data: &'a [T], base: usize, place: Place<'a>) -> Self {
-        In { data, base, place }
-    }
-
-    pub(crate) fn data(&self) -> &'a [T] {
-        self.data
+    /// Contiguous rows of `hidden` elements, the first of which is row `first`.
+    #[inline(always)]
+    pub(crate) fn contiguous(data: &'a [T], hidden: usize, first: usize) -> Self {
+        In { data, base: first * hidden, place: Place::contiguous(hidden) }
     }
 
     #[inline(always)]
     pub(crate) fn row(&self, r: usize) -> &'a [T] {
         &self.data[self.place.start(r) - self.base..][..self.place.hidden]
     }
+
+    /// Rows from `r` on, as many as [`Out::run`] has.
+    #[inline(always)]
+    pub(crate) fn run(&self, r: usize) -> Run<'a, T> {
+        let (_, stride) = self.place.run(r, 1);
+        Run { data: self.data, start: self.place.start(r) - self.base, stride }
+    }
+
+    /// Elements from the start of row `from` to that of row `to`.
+    #[inline(always)]
+    pub(crate) fn distance(&self, from: usize, to: usize) -> isize {
+        self.place.start(to).wrapping_sub(self.place.start(from)).cast_signed()
+    }
 }
 
 impl<'a, T> Out<'a, T> {
-    pub(crate) fn new(data: &'a mut [T], place: Place<'a>) -> Self {
-        Out { data, base: 0, place }
+    #[inline(always)]
+    pub(crate) fn contiguous(data: &'a mut [T], hidden: usize) -> Self {
+        Out { data, base: 0, place: Place::contiguous(hidden) }
     }
 
-    pub(crate) fn one(row: &'a mut [T]) -> Self {
-        let place = Place::one(row.len());
-        Out { data: row, base: 0, place }
+    pub(crate) fn new(data: &'a mut [T], place: Place<'a>) -> Self {
+        Out { data, base: 0, place }
     }
 
     #[inline(always)]
@@ -127,14 +164,32 @@ impl<'a, T> Out<'a, T> {
         &mut self.data[self.place.start(r) - self.base..][..self.place.hidden]
     }
 
+    /// At most `most` rows from `r` on that are crossed with one stride, and how many they are.
+    #[inline(always)]
+    pub(crate) fn run(&mut self, r: usize, most: usize) -> (RunMut<'_, T>, usize) {
+        let (rows, stride) = self.place.run(r, most);
+        (RunMut { data: self.data, start: self.place.start(r) - self.base, stride }, rows)
+    }
+
+    /// The same rows, borrowed for reading.
+    #[inline(always)]
+    pub(crate) fn as_in(&self) -> In<'_, T> {
+        In { data: self.data, base: self.base, place: self.place }
+    }
+
+    /// The same rows, borrowed again for a shorter time.
+    #[inline(always)]
+    pub(crate) fn reborrow(&mut self) -> Out<'_, T> {
+        Out { data: self.data, base: self.base, place: self.place }
+    }
+
     pub(crate) fn is_nested(&self) -> bool {
         self.place.is_nested()
     }
 
-    /// Rows before `r`, and the rest; only where the walk is nested.
+    /// Rows before `r`, which there is, and the rest; only where the walk is nested.
     pub(crate) fn split(self, r: usize) -> (Self, Self) {
-        let place = self.place;
-        let at = if r < place.grid.rows { place.start(r) - self.base } else { self.data.len() };
+        let (place, at) = (self.place, self.place.start(r) - self.base);
         let (left, right) = self.data.split_at_mut(at);
         (Out { data: left, base: self.base, place }, Out { data: right, base: self.base + at, place })
     }
@@ -193,10 +248,9 @@ impl<'a> AnyOut<'a> {
         self.place.is_nested()
     }
 
-    /// Rows before `r`, and the rest; only where the walk is nested.
+    /// Rows before `r`, which there is, and the rest; only where the walk is nested.
     pub(crate) fn split(self, r: usize) -> (Self, Self) {
-        let place = self.place;
-        let at = if r < place.grid.rows { place.start(r) - self.base } else { self.data.len() };
+        let (place, at) = (self.place, self.place.start(r) - self.base);
         let (left, right) = self.data.split(at);
         (AnyOut { data: left, base: self.base, place }, AnyOut { data: right, base: self.base + at, place })
     }

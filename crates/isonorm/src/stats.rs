@@ -58,13 +58,25 @@ impl EpsOption {
         EpsOption { value, outside: false }
     }
 
+    /// What `rounded` would say.
+    #[inline]
+    pub(crate) fn check<C: Compute>(self) -> Result<(), Error> {
+        let is_common = (0.0..=1.0).contains(&self.value);
+        if is_common { Ok(()) } else { self.rounded::<C>().map(|_| ()) }
+    }
+
+    /// eps in the compute type, of one that has been checked, in the floating-point environment of the contract.
+    #[inline]
+    pub(crate) fn in_float_env<C: Compute>(self, _: &FloatEnv) -> Eps<C> {
+        // The black boxes keep the rounding between the setting of the environment and its restoring.
+        Eps { value: black_box(C::from_f64(black_box(self.value))).magnitude(), outside: self.outside }
+    }
+
     /// eps in the compute type.
     pub(crate) fn rounded<C: Compute>(self) -> Result<Eps<C>, Error> {
-        let _env = FloatEnv::standard();
-        // The black boxes keep the rounding between the setting of the environment and its restoring.
-        let value = black_box(C::from_f64(black_box(self.value)));
-        if value.finite() && value >= C::ZERO {
-            Ok(Eps { value: value.magnitude(), outside: self.outside })
+        let eps = self.in_float_env::<C>(&FloatEnv::standard());
+        if eps.value.finite() && (self.value >= 0.0 || eps.value == C::ZERO) {
+            Ok(eps)
         } else {
             Err(Error::Option { name: "eps", found: self.value, expected: "a finite number of at least 0" })
         }

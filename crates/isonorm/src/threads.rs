@@ -25,35 +25,39 @@ pub struct Cpu<'a> {
 
 impl<'a> Cpu<'a> {
     /// The default.
+    #[inline]
     pub const fn new() -> Self {
         Cpu { level: None, threads: None, pool: None }
     }
     /// At most this many threads, at least 1.
+    #[inline]
     pub const fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
         self
     }
     /// This instruction set.
+    #[inline]
     pub const fn level(mut self, level: Level) -> Self {
         self.level = Some(level);
         self
     }
     /// A pool of the caller's.
+    #[inline]
     pub const fn pool(mut self, pool: &'a dyn Pool) -> Self {
         self.pool = Some(pool);
         self
     }
 
+    /// The level, of a `Cpu` that makes sense.
+    #[inline]
     pub(crate) fn chosen_level(&self) -> Result<Level, Error> {
+        if self.threads == Some(0) {
+            return Err(Error::NoThreads);
+        }
         match self.level {
             Some(level) => level.checked(),
             None => Level::from_environment(),
         }
-    }
-
-    /// Refuses a count of 0.
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        if self.threads == Some(0) { Err(Error::NoThreads) } else { Ok(()) }
     }
 }
 
@@ -82,10 +86,15 @@ const WORTH_A_THREAD: usize = 128 << 10;
 /// Bytes of the pieces that threads take in turn, so that a late thread leaves its share to the others.
 const PIECE: usize = 256 << 10;
 
+/// Whether a call of `bytes` bytes stays on its thread.
+pub(crate) fn is_alone(bytes: usize) -> bool {
+    bytes < ALONE
+}
+
 /// Runs `job`, of `bytes` bytes, over the threads of `cpu`.
 pub(crate) fn run<J: Job>(cpu: &Cpu<'_>, mut job: J, bytes: usize) {
     let units = job.units();
-    let useful = if bytes < ALONE { 1 } else { (bytes / WORTH_A_THREAD).min(units) };
+    let useful = if is_alone(bytes) { 1 } else { (bytes / WORTH_A_THREAD).min(units) };
     let threads = if useful > 1 { pool_threads(cpu).min(useful) } else { 1 };
     if threads <= 1 {
         return job.run();

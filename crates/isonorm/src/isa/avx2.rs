@@ -6,6 +6,7 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::Isa;
+use super::x86::{Known, is_aligned, prefetch};
 use crate::element::Compute;
 use crate::level::Kernel;
 use crate::order::LANES;
@@ -15,9 +16,12 @@ use crate::order::LANES;
 pub(crate) struct Avx2(());
 
 impl Avx2 {
+    #[inline]
     pub(crate) fn detect() -> Option<Self> {
-        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c"))
-            .then_some(Self(()))
+        static KNOWN: Known = Known::unknown();
+        let ask =
+            || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        KNOWN.or_ask(ask).then_some(Self(()))
     }
 
     pub(crate) fn run<C: Compute, K: Kernel<C>>(self, kernel: K) -> K::Output
@@ -160,6 +164,49 @@ impl Isa<f32> for Avx2 {
         }
     }
     #[inline(always)]
+    fn load_bf16_split(self, from: &[bf16; LANES]) -> Self::V {
+        let (halves, _) = from.as_chunks::<16>();
+        let mut out = [op!(_mm256_setzero_ps()); 4];
+        for i in 0..2 {
+            let words = op!(_mm256_loadu_si256(halves[i].as_ptr().cast()));
+            out[2 * i] = op!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)));
+            out[2 * i + 1] = op!(_mm256_castsi256_ps(_mm256_and_si256(words, upper_words())));
+        }
+        out
+    }
+    #[inline(always)]
+    fn store_bf16_split(self, v: Self::V, to: &mut [bf16; LANES]) {
+        let (halves, _) = to.as_chunks_mut::<16>();
+        for i in 0..2 {
+            op!(_mm256_storeu_si256(halves[i].as_mut_ptr().cast(), round_pairs([v[2 * i], v[2 * i + 1]])));
+        }
+    }
+    #[inline(always)]
+    fn store_past_bf16_split(self, v: Self::V, to: &mut [bf16; LANES]) {
+        if !is_aligned(to) {
+            return Isa::<f32>::store_bf16_split(self, v, to);
+        }
+        let (halves, _) = to.as_chunks_mut::<16>();
+        for i in 0..2 {
+            op!(_mm256_stream_si256(halves[i].as_mut_ptr().cast(), round_pairs([v[2 * i], v[2 * i + 1]])));
+        }
+    }
+    #[inline(always)]
+    fn in_order(self, v: Self::V) -> Self::V {
+        let mut out = v;
+        for i in 0..2 {
+            let (even, odd) = (v[2 * i], v[2 * i + 1]);
+            let (low, high) = (op!(_mm256_unpacklo_ps(even, odd)), op!(_mm256_unpackhi_ps(even, odd)));
+            out[2 * i] = op!(_mm256_permute2f128_ps::<0x20>(low, high));
+            out[2 * i + 1] = op!(_mm256_permute2f128_ps::<0x31>(low, high));
+        }
+        out
+    }
+    #[inline(always)]
+    fn round_bf16(self, v: Self::V) -> Self::V {
+        each!(v, i => _mm256_castsi256_ps(_mm256_slli_epi32::<16>(round_bf16(v[i]))))
+    }
+    #[inline(always)]
     fn store_past(self, v: Self::V, to: &mut [f32; LANES]) {
         if !is_aligned(to) {
             return self.store(v, to);
@@ -182,8 +229,8 @@ impl Isa<f32> for Avx2 {
         store_words_past(&words, to);
     }
     #[inline(always)]
-    fn prefetch<T>(self, soon: &[T; LANES]) {
-        prefetch(soon);
+    fn prefetch<T>(self, chunk: &[T; LANES], ahead: isize) {
+        prefetch(chunk, ahead);
     }
     #[inline(always)]
     fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {
@@ -272,8 +319,8 @@ impl Isa<f64> for Avx2 {
         }
     }
     #[inline(always)]
-    fn prefetch<T>(self, soon: &[T; LANES]) {
-        prefetch(soon);
+    fn prefetch<T>(self, chunk: &[T; LANES], ahead: isize) {
+        prefetch(chunk, ahead);
     }
     #[inline(always)]
     fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {
@@ -296,10 +343,23 @@ fn round_bf16(v: __m256) -> __m256i {
     op!(_mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan)))
 }
 
-/// Whether a chunk lies on whole cache lines, as stores past the caches want it.
+/// The upper word of each lane.
 #[inline(always)]
-fn is_aligned<T>(chunk: &[T; LANES]) -> bool {
-    chunk.as_ptr().addr().is_multiple_of(64)
+fn upper_words() -> __m256i {
+    op!(_mm256_set1_epi32(0xFFFF_0000_u32.cast_signed()))
+}
+
+/// Even lanes and odd ones, rounded to the nearest bf16, ties to even, in pairs of words: upper halves go up by one
+/// where the lower halves, made odd with them, exceed half a unit. NaN is quiet with a lower half of 0, and stays.
+#[inline(always)]
+fn round_pairs([even, odd]: [__m256; 2]) -> __m256i {
+    let (even, odd) = (op!(_mm256_castps_si256(even)), op!(_mm256_castps_si256(odd)));
+    let upper = op!(_mm256_blend_epi16::<0xAA>(_mm256_srli_epi32::<16>(even), odd));
+    let lower = op!(_mm256_blend_epi16::<0xAA>(even, _mm256_slli_epi32::<16>(odd)));
+    let sticky = op!(_mm256_or_si256(lower, _mm256_and_si256(upper, _mm256_set1_epi16(1))));
+    // Unsigned words above 0x8000 are the signed ones above 0, half the range on.
+    let moved = op!(_mm256_xor_si256(sticky, _mm256_set1_epi16(i16::MIN)));
+    op!(_mm256_sub_epi16(upper, _mm256_cmpgt_epi16(moved, _mm256_setzero_si256())))
 }
 
 /// 32 elements of two bytes, past the caches where `to` is aligned.
@@ -312,15 +372,6 @@ fn store_words_past<T: Copy>(from: &[T; LANES], to: &mut [T; LANES]) {
     for half in [0, 16] {
         let words = op!(_mm256_loadu_si256(from[half..].as_ptr().cast()));
         op!(_mm256_stream_si256(to[half..].as_mut_ptr().cast(), words));
-    }
-}
-
-#[inline(always)]
-fn prefetch<T>(soon: &[T; LANES]) {
-    let mut at = 0;
-    while at < size_of::<[T; LANES]>() {
-        op!(_mm_prefetch::<_MM_HINT_T0>(soon.as_ptr().cast::<i8>().wrapping_add(at)));
-        at += 64;
     }
 }
 

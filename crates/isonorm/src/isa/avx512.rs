@@ -6,6 +6,7 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::Isa;
+use super::x86::{Known, is_aligned, prefetch};
 use crate::element::Compute;
 use crate::level::Kernel;
 use crate::order::LANES;
@@ -15,15 +16,19 @@ use crate::order::LANES;
 pub(crate) struct Avx512(());
 
 impl Avx512 {
+    #[inline]
     pub(crate) fn detect() -> Option<Self> {
-        (is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c"))
-        .then_some(Self(()))
+        static KNOWN: Known = Known::unknown();
+        let ask = || {
+            is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+        };
+        KNOWN.or_ask(ask).then_some(Self(()))
     }
 
     pub(crate) fn run<C: Compute, K: Kernel<C>>(self, kernel: K) -> K::Output
@@ -64,6 +69,7 @@ macro_rules! each {
 
 impl Isa<f32> for Avx512 {
     type V = [__m512; 2];
+    const LEAVES: usize = 16;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::V {
@@ -147,6 +153,33 @@ impl Isa<f32> for Avx512 {
         op!(_mm512_storeu_si512(to.as_mut_ptr().cast(), words));
     }
     #[inline(always)]
+    fn load_bf16_split(self, from: &[bf16; LANES]) -> Self::V {
+        let words = op!(_mm512_loadu_si512(from.as_ptr().cast()));
+        let (even, odd) = (op!(_mm512_slli_epi32::<16>(words)), op!(_mm512_and_si512(words, upper_words())));
+        [op!(_mm512_castsi512_ps(even)), op!(_mm512_castsi512_ps(odd))]
+    }
+    #[inline(always)]
+    fn store_bf16_split(self, v: Self::V, to: &mut [bf16; LANES]) {
+        op!(_mm512_storeu_si512(to.as_mut_ptr().cast(), round_pairs(v)));
+    }
+    #[inline(always)]
+    fn store_past_bf16_split(self, v: Self::V, to: &mut [bf16; LANES]) {
+        if !is_aligned(to) {
+            return Isa::<f32>::store_bf16_split(self, v, to);
+        }
+        op!(_mm512_stream_si512(to.as_mut_ptr().cast(), round_pairs(v)));
+    }
+    #[inline(always)]
+    fn in_order(self, [even, odd]: Self::V) -> Self::V {
+        let low = op!(_mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0));
+        let high = op!(_mm512_add_epi32(low, _mm512_set1_epi32(8)));
+        [op!(_mm512_permutex2var_ps(even, low, odd)), op!(_mm512_permutex2var_ps(even, high, odd))]
+    }
+    #[inline(always)]
+    fn round_bf16(self, v: Self::V) -> Self::V {
+        each!(v, i => _mm512_castsi512_ps(_mm512_and_si512(round_bf16(v[i]), upper_words())))
+    }
+    #[inline(always)]
     fn store_past(self, v: Self::V, to: &mut [f32; LANES]) {
         if !is_aligned(to) {
             return self.store(v, to);
@@ -168,8 +201,8 @@ impl Isa<f32> for Avx512 {
         store_words_past(&words, to);
     }
     #[inline(always)]
-    fn prefetch<T>(self, soon: &[T; LANES]) {
-        prefetch(soon);
+    fn prefetch<T>(self, chunk: &[T; LANES], ahead: isize) {
+        prefetch(chunk, ahead);
     }
     #[inline(always)]
     fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {
@@ -250,8 +283,8 @@ impl Isa<f64> for Avx512 {
         }
     }
     #[inline(always)]
-    fn prefetch<T>(self, soon: &[T; LANES]) {
-        prefetch(soon);
+    fn prefetch<T>(self, chunk: &[T; LANES], ahead: isize) {
+        prefetch(chunk, ahead);
     }
     #[inline(always)]
     fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {
@@ -297,10 +330,24 @@ fn round_bf16(v: __m512) -> __m512i {
     op!(_mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x0040_0000)))
 }
 
-/// Whether a chunk lies on whole cache lines, as stores past the caches want it.
+/// The upper word of each lane.
 #[inline(always)]
-fn is_aligned<T>(chunk: &[T; LANES]) -> bool {
-    chunk.as_ptr().addr().is_multiple_of(64)
+fn upper_words() -> __m512i {
+    op!(_mm512_set1_epi32(0xFFFF_0000_u32.cast_signed()))
+}
+
+/// Even lanes and odd ones, rounded to the nearest bf16, ties to even, in pairs of words: upper halves go up by one
+/// where the lower halves, made odd with them, exceed half a unit. NaN is quiet with a lower half of 0, and stays.
+#[inline(always)]
+fn round_pairs([even, odd]: [__m512; 2]) -> __m512i {
+    let (even, odd) = (op!(_mm512_castps_si512(even)), op!(_mm512_castps_si512(odd)));
+    // 0xF8: a | (b & c)
+    let upper = op!(_mm512_ternarylogic_epi32::<0xF8>(_mm512_srli_epi32::<16>(even), odd, upper_words()));
+    let lower = op!(_mm512_ternarylogic_epi32::<0xF8>(_mm512_slli_epi32::<16>(odd), even, _mm512_set1_epi32(0xFFFF)));
+    let sticky = op!(_mm512_ternarylogic_epi32::<0xF8>(lower, upper, _mm512_set1_epi16(1)));
+    let up = op!(_mm512_cmpgt_epu16_mask(sticky, _mm512_set1_epi16(i16::MIN)));
+    // Saturating, though nothing saturates: a plain sum would become three instructions instead of two.
+    op!(_mm512_mask_adds_epu16(upper, up, upper, _mm512_set1_epi16(1)))
 }
 
 /// 32 elements of two bytes, past the caches where `to` is aligned.
@@ -312,15 +359,6 @@ fn store_words_past<T: Copy>(from: &[T; LANES], to: &mut [T; LANES]) {
     }
     let words = op!(_mm512_loadu_si512(from.as_ptr().cast()));
     op!(_mm512_stream_si512(to.as_mut_ptr().cast(), words));
-}
-
-#[inline(always)]
-fn prefetch<T>(soon: &[T; LANES]) {
-    let mut at = 0;
-    while at < size_of::<[T; LANES]>() {
-        op!(_mm_prefetch::<_MM_HINT_T0>(soon.as_ptr().cast::<i8>().wrapping_add(at)));
-        at += 64;
-    }
 }
 
 #[inline(always)]

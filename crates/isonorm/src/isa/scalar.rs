@@ -16,6 +16,8 @@ use crate::order::LANES;
 pub(crate) struct Scalar;
 
 impl Scalar {
+    /// Not inlined: its stack would be that of the doors into the other sets.
+    #[inline(never)]
     pub(crate) fn run<C: Compute, K: Kernel<C>>(self, kernel: K) -> K::Output {
         kernel.eval(self)
     }
@@ -32,7 +34,7 @@ fn lanes<C: Compute>(f: impl Fn(usize) -> C) -> [C; LANES] {
 
 impl<C: Compute> Isa<C> for Scalar {
     type V = [C; LANES];
-    const FOUR_LEAVES: bool = false;
+    const LEAVES: usize = 1;
 
     #[inline]
     fn splat(self, value: C) -> Self::V {

@@ -1,0 +1,167 @@
+//! A call over rows: its options, and the checks before anything is written.
+
+use std::marker::PhantomData;
+
+use crate::element::{Compute, DType, Element, Slice, SliceMut, with_element};
+use crate::error::Error;
+use crate::forward::{self, Reach, RowNorm, RowsJob, Task};
+use crate::grid::{Grid, Place, Walk, arrange};
+use crate::io::{Io, StatsMut, Walks};
+use crate::params::{Params, Recipe, check_type};
+use crate::residual::Residual;
+use crate::rows::{AnyIn, AnyOut, Out, Rows, RowsMut};
+use crate::stats::EpsOption;
+use crate::threads::{self, Cpu};
+
+/// A norm of rows with its options.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) hidden: usize,
+    /// How many elements of a row enter the statistics, if not all.
+    pub(crate) partial: Option<usize>,
+    pub(crate) eps: EpsOption,
+    pub(crate) params: Params<'a>,
+    pub(crate) recipe: Recipe,
+    pub(crate) cpu: Cpu<'a>,
+}
+
+impl Call<'_> {
+    /// eps inside the root, no parameters.
+    #[inline]
+    pub(crate) fn new(hidden: usize, eps: f64) -> Self {
+        let eps = EpsOption::inside(eps);
+        Call { hidden, partial: None, eps, params: Params::default(), recipe: Recipe::Torch, cpu: Cpu::new() }
+    }
+
+    /// From x to y. No time is spent on a call that is nothing but rows of one type and too small for a second thread.
+    #[inline]
+    pub(crate) fn forward<N: RowNorm>(&self, norm: N, x: Rows<'_>, y: RowsMut<'_>) -> Result<(), Error> {
+        if self.is_alone(&x, &y) {
+            return self.run_alone(norm, x.data, y.data);
+        }
+        self.run(norm, Io::new(x, y))
+    }
+
+    /// Whatever `io` says.
+    pub(crate) fn apply<N: RowNorm>(&self, norm: N, io: Io<'_>) -> Result<(), Error> {
+        match io {
+            Io { x: Some(x), y, residual: None, r: None, stats: None } => self.forward(norm, x, y),
+            io => self.run(norm, io),
+        }
+    }
+
+    #[inline]
+    fn is_alone(&self, x: &Rows<'_>, y: &RowsMut<'_>) -> bool {
+        let (len, dtype) = (x.data.len(), x.data.dtype());
+        x.is_contiguous(len)
+            && y.is_contiguous(len)
+            && y.data.dtype() == dtype
+            && threads::is_alone(len.saturating_mul(2 * dtype.size()))
+            && len > 0
+            && (len == self.hidden || len.checked_rem(self.hidden) == Some(0))
+    }
+
+    fn run_alone<N: RowNorm>(&self, _: N, x: Slice<'_>, y: SliceMut<'_>) -> Result<(), Error> {
+        self.check_params(x.dtype())?;
+        let level = self.cpu.chosen_level()?;
+        with_element!(x.dtype(), T => {
+            self.eps.check::<<T as Element>::Compute>()?;
+            if let (Some(x), Some(y)) = (T::of(&x), T::of_mut(y)) {
+                forward::alone::<N, T>(self, level, x, y);
+            }
+            Ok(())
+        })
+    }
+
+    /// Checks everything, then computes.
+    fn run<N: RowNorm>(&self, norm: N, io: Io<'_>) -> Result<(), Error> {
+        let dtype = match &io.r {
+            Some(r) => r.data.dtype(),
+            None => io.x.as_ref().map_or(io.y.data.dtype(), |x| x.data.dtype()),
+        };
+        self.check_types(&io, dtype)?;
+        let mut walks = Walks { grid: Grid::of(1), each: [Walk::contiguous(0); 5] };
+        if !io.walk_contiguous(self.hidden, &mut walks) {
+            self.walk(&io, &mut walks)?;
+        }
+        with_element!(dtype, T => self.run_typed::<N, T>(norm, io, &walks))
+    }
+
+    #[inline]
+    fn check_params(&self, dtype: DType) -> Result<(), Error> {
+        if let Some(k) = self.partial
+            && (k == 0 || k > self.hidden)
+        {
+            return Err(Error::Partial { found: k, hidden: self.hidden });
+        }
+        self.params.check(self.hidden, "normalized element", dtype)
+    }
+
+    fn check_types(&self, io: &Io<'_>, dtype: DType) -> Result<(), Error> {
+        self.check_params(dtype)?;
+        check_type("y", io.y.data.dtype(), dtype)?;
+        if let (Some(x), Some(_)) = (&io.x, &io.residual) {
+            check_type("x", x.data.dtype(), dtype)?;
+        }
+        if let Some(Some(residual)) = &io.residual {
+            check_type("residual", residual.data.dtype(), dtype)?;
+        }
+        let (found, expected) = match &io.stats {
+            Some(StatsMut::F32(_)) if dtype == DType::F64 => (DType::F32, DType::F64),
+            Some(StatsMut::F64(_)) if dtype != DType::F64 => (DType::F64, DType::F32),
+            _ => return Ok(()),
+        };
+        Err(Error::TypeIsNot { name: "stats", found, expected })
+    }
+
+    /// Checks all shapes and strides and brings them into one order.
+    fn walk(&self, io: &Io<'_>, walks: &mut Walks) -> Result<(), Error> {
+        let tensors = io.tensors();
+        let present = || tensors.iter().flatten();
+        let leader = present().find(|tensor| tensor.is_strided()).or(tensors[1].as_ref()).or(tensors[0].as_ref());
+        let Some(leader) = leader else { return Ok(()) };
+        walks.grid = leader.grid(self.hidden)?;
+        let grid = walks.grid;
+        for (i, (tensor, walk)) in tensors.iter().zip(&mut walks.each).enumerate() {
+            let Some(tensor) = tensor else { continue };
+            let hidden = if i == 4 { 1 } else { self.hidden };
+            *walk = tensor.walk(&grid, hidden, leader.name)?;
+            let is_written = i == 0 || i == 3;
+            if is_written && tensor.is_strided() {
+                walk.check_own_rows(tensor.name, &grid, hidden)?;
+            }
+        }
+        if leader.is_strided() {
+            arrange(&mut walks.grid, &mut walks.each);
+        }
+        Ok(())
+    }
+
+    fn run_typed<N: RowNorm, T: Element>(&self, norm: N, io: Io<'_>, walks: &Walks) -> Result<(), Error> {
+        let (hidden, rows) = (self.hidden, walks.grid.rows);
+        let bytes = rows.saturating_mul(hidden).saturating_mul(size_of::<T>());
+        let level = self.cpu.chosen_level()?;
+        let task = Task { call: self, level, eps: self.eps.rounded()?, reach: Reach::of(bytes) };
+        if rows == 0 || hidden == 0 {
+            return Ok(());
+        }
+        let place = |i: usize| Place::new(&walks.grid, &walks.each[i], if i == 4 { 1 } else { hidden });
+        let residual = io.residual.zip(io.r).map(|(residual, r)| Residual {
+            residual: residual.map(|residual| AnyIn::new(residual.data, place(2))),
+            r: AnyOut::new(r.data, place(3)),
+        });
+        let stats = io.stats.and_then(T::Compute::stats).map(|data| Out::new(data, place(4)));
+        let job = RowsJob::<N, T> {
+            norm,
+            task: &task,
+            rows: 0..rows,
+            x: io.x.map(|x| AnyIn::new(x.data, place(1))),
+            y: AnyOut::new(io.y.data, place(0)),
+            residual,
+            stats,
+            element: PhantomData,
+        };
+        threads::run(&self.cpu, job, bytes.saturating_mul(2));
+        Ok(())
+    }
+}
