@@ -82,8 +82,6 @@ impl<C: Compute> Hat<C> for ScaledHat {
 pub(crate) trait Way: Copy {
     /// Whether y is written past the caches, which wants whole lines.
     const PAST: bool = false;
-    /// Whether chunks are written last to first: what a row's sums read last is in the nearest cache still.
-    const BACKWARDS: bool = false;
     /// Before chunk x is read and chunk y written.
     fn ask<C: Compute, S: Isa<C>, X, Y>(self, isa: S, x: &[X; LANES], y: &[Y; LANES]);
 }
@@ -107,7 +105,6 @@ pub(crate) struct Past {
 const ASK: usize = 2048;
 
 impl Way for Near {
-    const BACKWARDS: bool = true;
     #[inline(always)]
     fn ask<C: Compute, S: Isa<C>, X, Y>(self, _: S, _: &[X; LANES], _: &[Y; LANES]) {}
 }
@@ -123,7 +120,7 @@ impl Way for Past {
     const PAST: bool = true;
     #[inline(always)]
     fn ask<C: Compute, S: Isa<C>, X, Y>(self, isa: S, x: &[X; LANES], _: &[Y; LANES]) {
-        isa.prefetch(x, self.ahead);
+        isa.prefetch_second(x, self.ahead);
     }
 }
 
@@ -180,7 +177,6 @@ where
     let (y, whole) = (&mut y[..count], A::whole(row, count));
     let split = X::DTYPE == Y::DTYPE && A::LANES_OF.is_none_or(|dtype| dtype == X::DTYPE);
     for at in 0..count {
-        let at = if W::BACKWARDS { count - 1 - at } else { at };
         way.ask(isa, &x[at], &y[at]);
         let x = if split { X::load_split(isa, &x[at]) } else { X::load(isa, &x[at]) };
         let v = A::apply(isa, whole, R::round(isa, H::x_hat(isa, splat, x)), at, LANES, split);

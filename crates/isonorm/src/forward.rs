@@ -30,8 +30,8 @@ use crate::tiles;
 const FAR: usize = 32 << 10;
 /// Bytes of an output from which it is written past the caches.
 const PAST: usize = 16 << 20;
-/// Bytes of a block of rows, and by which x is read ahead of y: half of a small first-level cache.
-pub(crate) const BLOCK_BYTES: usize = 16 << 10;
+/// Bytes of a block of rows whose sums with a residual are kept near: half of a small first-level cache.
+const BLOCK_BYTES: usize = 16 << 10;
 /// Elements of r that are kept near while r itself goes past the caches.
 const NEAR: usize = 8 << 10;
 
@@ -201,7 +201,7 @@ impl<N: RowNorm, T: Element> RowsJob<'_, N, T> {
             (None, None, None) => None,
         };
         let (y, saved) = (self.y.of::<T>()?, self.stats.as_mut().map(Out::reborrow));
-        Some(Pass { task, x, y, saved, params }.run::<N>(rows))
+        Some(Pass { task, x, y, saved, is_near: near.is_some(), params }.run::<N>(rows))
     }
 
     fn row_by_tiles(&mut self, row: usize) {
@@ -232,7 +232,7 @@ pub(crate) fn alone<N: RowNorm, T: Element>(call: &Call<'_>, level: Level, x: &[
     while at < rows {
         if let Some(params) = params {
             let (x, y) = (In::contiguous(x, hidden, 0), Out::contiguous(&mut *y, hidden));
-            at = Pass { task, x: Some(x), y, saved: None, params }.run::<N>(at..rows);
+            at = Pass { task, x: Some(x), y, saved: None, is_near: false, params }.run::<N>(at..rows);
         }
         if at < rows {
             let (x, y) = (&x[at * hidden..][..hidden], &mut y[at * hidden..][..hidden]);

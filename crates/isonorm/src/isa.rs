@@ -125,9 +125,12 @@ pub trait Isa<C: Compute>: Copy {
     fn store_past_bf16(self, v: Self::V, to: &mut [bf16; LANES]) {
         self.store_bf16(v, to);
     }
-    /// Asks for the chunk `ahead` elements after this one, wherever that is: it will be read soon.
+    /// Asks for the chunk `ahead` elements after this one, wherever that is, into the nearest cache.
     #[inline(always)]
     fn prefetch<T>(self, _chunk: &[T; LANES], _ahead: isize) {}
+    /// As `prefetch`, into the next cache but one, which spares the nearest one's lines.
+    #[inline(always)]
+    fn prefetch_second<T>(self, _chunk: &[T; LANES], _ahead: isize) {}
     /// Copies `from` to `to` past the caches where the set can, for results larger than the caches.
     #[inline(always)]
     fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {

@@ -216,8 +216,8 @@ impl<C: Compute, T: Element<Compute = C>> Kernel<C> for AddPast<'_, T> {
             let (r, r_tail) = r.as_chunks_mut::<LANES>();
             let (own, own_tail) = own.as_chunks_mut::<LANES>();
             for ((x, residual), (r, own)) in x.iter().zip(residual).zip(r.iter_mut().zip(own)) {
-                isa.prefetch(x, soon_x);
-                isa.prefetch(residual, soon_residual);
+                isa.prefetch_second(x, soon_x);
+                isa.prefetch_second(residual, soon_residual);
                 let sum = isa.add(T::load_split(isa, x), T::load_split(isa, residual));
                 T::store_split(isa, sum, own);
                 T::store_past_split(isa, sum, r);

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::Isa;
-use super::x86::{Known, is_aligned, prefetch};
+use super::x86::{_MM_HINT_T0, _MM_HINT_T1, Known, is_aligned, prefetch};
 use crate::element::Compute;
 use crate::level::Kernel;
 use crate::order::LANES;
@@ -202,7 +202,11 @@ impl Isa<f32> for Avx512 {
     }
     #[inline(always)]
     fn prefetch<T>(self, chunk: &[T; LANES], ahead: isize) {
-        prefetch(chunk, ahead);
+        prefetch::<T, _MM_HINT_T0>(chunk, ahead);
+    }
+    #[inline(always)]
+    fn prefetch_second<T>(self, chunk: &[T; LANES], ahead: isize) {
+        prefetch::<T, _MM_HINT_T1>(chunk, ahead);
     }
     #[inline(always)]
     fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {
@@ -284,7 +288,11 @@ impl Isa<f64> for Avx512 {
     }
     #[inline(always)]
     fn prefetch<T>(self, chunk: &[T; LANES], ahead: isize) {
-        prefetch(chunk, ahead);
+        prefetch::<T, _MM_HINT_T0>(chunk, ahead);
+    }
+    #[inline(always)]
+    fn prefetch_second<T>(self, chunk: &[T; LANES], ahead: isize) {
+        prefetch::<T, _MM_HINT_T1>(chunk, ahead);
     }
     #[inline(always)]
     fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {

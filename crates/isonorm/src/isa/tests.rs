@@ -260,7 +260,8 @@ impl<T: Element> Kernel<T::Compute> for StorePast<'_, T> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Isa<T::Compute>>(self, isa: S) {
-        isa.prefetch(self.0);
+        isa.prefetch(self.0, 0);
+        isa.prefetch_second(self.0, isize::MAX / 16);
         T::store_past(isa, isa.load(self.0), self.1);
         isa.fence();
     }

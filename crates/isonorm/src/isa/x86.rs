@@ -1,7 +1,8 @@
 //! What the x86-64 sets share: which of them the CPU has, whole cache lines, and reading ahead.
 #![allow(unsafe_code)] // one intrinsic
 
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use std::arch::x86_64::_mm_prefetch;
+pub(super) use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::order::LANES;
@@ -36,14 +37,14 @@ pub(super) fn is_aligned<T>(chunk: &[T; LANES]) -> bool {
     chunk.as_ptr().addr().is_multiple_of(64)
 }
 
-/// Asks for the lines of the chunk `ahead` elements after this one.
+/// Asks for the lines of the chunk `ahead` elements after this one, into the cache that `HINT` names.
 #[inline(always)]
-pub(super) fn prefetch<T>(chunk: &[T; LANES], ahead: isize) {
+pub(super) fn prefetch<T, const HINT: i32>(chunk: &[T; LANES], ahead: isize) {
     let soon = chunk.as_ptr().wrapping_offset(ahead).cast::<i8>();
     let mut at = 0;
     while at < size_of::<[T; LANES]>() {
         // SAFETY: every x86-64 has the instruction, which reads nothing and faults at no address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(soon.wrapping_add(at)) };
+        unsafe { _mm_prefetch::<HINT>(soon.wrapping_add(at)) };
         at += 64;
     }
 }
