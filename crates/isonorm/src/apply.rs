@@ -98,6 +98,8 @@ pub(crate) struct Far;
 #[derive(Clone, Copy)]
 pub(crate) struct Past {
     pub(crate) ahead: isize,
+    /// Whether rows are so long that the nearest cache has no room for the next one.
+    pub(crate) is_long: bool,
 }
 
 /// Bytes by which a line of y is asked for before it is written: of 0.5 to 8 KiB, 1 to 2 brought the most (Intel
@@ -120,7 +122,7 @@ impl Way for Past {
     const PAST: bool = true;
     #[inline(always)]
     fn ask<C: Compute, S: Isa<C>, X, Y>(self, isa: S, x: &[X; LANES], _: &[Y; LANES]) {
-        isa.prefetch_second(x, self.ahead);
+        if self.is_long { isa.prefetch_second(x, self.ahead) } else { isa.prefetch(x, self.ahead) }
     }
 }
 
@@ -165,11 +167,30 @@ where
     A: Affine<C>,
     W: Way,
 {
-    // Stores past the caches want whole lines: chunks begin where one does.
-    let head = if W::PAST { y.as_ptr().align_offset(LINE).min(y.len()) } else { 0 };
-    let ((x_head, x), (y_head, y)) = (x.split_at(head), y.split_at_mut(head));
-    apply_part::<C, S, H, X, R, Y, A>(isa, x_head, y_head, splat, affine.row(head), 0);
-    let row = affine.after(head).row(x.len());
+    if W::PAST {
+        // Stores past the caches want whole lines: chunks begin where one does.
+        let head = y.as_ptr().align_offset(LINE).min(y.len());
+        let ((x_head, x), (y_head, y)) = (x.split_at(head), y.split_at_mut(head));
+        apply_part::<C, S, H, X, R, Y, A>(isa, x_head, y_head, splat, affine.row(head), 0);
+        apply_chunks::<C, S, H, X, R, Y, A, W>(isa, x, y, splat, affine.after(head), way);
+    } else {
+        apply_chunks::<C, S, H, X, R, Y, A, W>(isa, x, y, splat, affine, way);
+    }
+}
+
+#[inline(always)]
+fn apply_chunks<C, S, H, X, R, Y, A, W>(isa: S, x: &[X], y: &mut [Y], splat: H::Splat<S>, affine: A, way: W)
+where
+    C: Compute,
+    S: Isa<C>,
+    H: Hat<C>,
+    X: Element<Compute = C>,
+    R: Element<Compute = C>,
+    Y: Element<Compute = C>,
+    A: Affine<C>,
+    W: Way,
+{
+    let row = affine.row(x.len());
     let (x, x_tail) = x.as_chunks::<LANES>();
     let (y, y_tail) = y.as_chunks_mut::<LANES>();
     // Slices of one length: the loop has no bounds check.

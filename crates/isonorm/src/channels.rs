@@ -241,7 +241,7 @@ impl<C: Compute, T: Element<Compute = C>> Kernel<C> for ApplyPlanesPast<'_, T> {
         for ((x, y), values) in planes.zip(values) {
             let hat = CenteredHat::splat(isa, &values.stats);
             let affine = Channel(values.weight, values.bias);
-            apply_row::<C, S, CenteredHat, T, C, T, _, _>(isa, x, y, hat, affine, Past { ahead: SOON });
+            apply_row::<C, S, CenteredHat, T, C, T, _, _>(isa, x, y, hat, affine, Past { ahead: SOON, is_long: false });
         }
     }
 }

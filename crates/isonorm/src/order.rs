@@ -235,16 +235,17 @@ fn fold<C: Compute, S: Isa<C>>(isa: S, v: S::V) -> S::V {
     isa.add(v, isa.down::<1>(v))
 }
 
-/// The finished nodes of a left-aligned binary tree, largest first: a binary counter.
+/// The finished nodes of a left-aligned binary tree, largest first: a binary counter. The newest stays in registers.
 struct Tree<V, const K: usize> {
     nodes: ArrayVec<[V; K], DEPTH>,
+    newest: Option<[V; K]>,
     leaves: usize,
 }
 
 impl<V: Copy, const K: usize> Tree<V, K> {
     #[inline(always)]
     const fn new() -> Self {
-        Tree { nodes: ArrayVec::new_const(), leaves: 0 }
+        Tree { nodes: ArrayVec::new_const(), newest: None, leaves: 0 }
     }
 
     /// Adds the node of the next 2^level leaves.
@@ -252,18 +253,26 @@ impl<V: Copy, const K: usize> Tree<V, K> {
     fn push<C: Compute, S: Isa<C, V = V>>(&mut self, isa: S, node: [V; K], level: u32) {
         let mut node = node;
         let mut carry = self.leaves >> level;
-        while carry & 1 == 1 {
-            let Some(left) = self.nodes.pop() else { break };
-            node = both(isa, left, node);
-            carry >>= 1;
+        if let Some(newest) = self.newest {
+            if carry & 1 == 1 {
+                node = both(isa, newest, node);
+                carry >>= 1;
+                while carry & 1 == 1 {
+                    let Some(left) = self.nodes.pop() else { break };
+                    node = both(isa, left, node);
+                    carry >>= 1;
+                }
+            } else {
+                self.nodes.push(newest);
+            }
         }
-        self.nodes.push(node);
+        self.newest = Some(node);
         self.leaves += 1 << level;
     }
 
     #[inline(always)]
     fn finish<C: Compute, S: Isa<C, V = V>>(&mut self, isa: S) -> [V; K] {
-        let Some(mut node) = self.nodes.pop() else { return [isa.splat(C::ZERO); K] };
+        let Some(mut node) = self.newest else { return [isa.splat(C::ZERO); K] };
         while let Some(left) = self.nodes.pop() {
             node = both(isa, left, node);
         }
