@@ -228,7 +228,7 @@ impl<C: Compute, T: Element<Compute = C>> Channels<C> for Last<'_, T> {
     fn sum<S: Isa<C>, const SCALED: bool>(&self, isa: S, n: usize, scale: &[C; LANES]) -> S::V {
         let values = LastValues::<T, SCALED> { planes: self, start: n * self.spatial, scale };
         if self.spatial == 1 {
-            return values.read(isa, 0); // -0 instead of +0, which a sum from +0 does not tell apart
+            return values.read(isa, 0); // -0 instead of +0, which a sum over samples from +0 does not tell apart
         }
         let [sum] = reduce_columns(isa, &values, self.spatial);
         sum
@@ -245,7 +245,7 @@ impl<C: Compute, T: Element<Compute = C>> Channels<C> for Last<'_, T> {
         let values = LastValues::<T, SCALED> { planes: self, start: n * self.spatial, scale };
         if self.spatial == 1 {
             let d = isa.sub(values.read(isa, 0), isa.load(mean));
-            return [d, isa.mul(d, d)];
+            return [d, isa.mul(d, d)]; // as above; a square is its own fused sum with +0
         }
         reduce_columns(isa, &LastDeviations { values, mean }, self.spatial)
     }

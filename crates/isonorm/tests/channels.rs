@@ -174,6 +174,40 @@ fn the_range_rule_is_each_channels_own() {
     }
 }
 
+/// Sums of zeros of either sign: those of fewer than 32 positions end with lanes that no position reached.
+#[test]
+fn planes_of_zeros_have_the_signs_of_the_definition() {
+    for (samples, channels, spatial) in [(3, 5, 1), (17, 33, 1), (2, 3, 2), (3, 40, 31), (2, 3, 33), (1, 4, 129)] {
+        let shape = Channels { samples, channels, spatial };
+        for (norm, groups) in norms(shape) {
+            let mut call = Call::new(norm, shape, groups, DType::F32, Kind::Normal);
+            (call.weight, call.bias) = (None, None);
+            let mean = (0..channels).map(|c| if c % 2 == 0 { 0.0 } else { -0.0 }).collect();
+            call.running = call.running.map(|_| (Tensor::F32(mean), Tensor::F32(vec![1.0; channels])));
+            for zero in [|_| -0.0f32, |_| 0.0, |i| if i % 3 == 0 { 0.0 } else { -0.0 }] {
+                call.x = Tensor::F32((0..samples * channels * spatial).map(zero).collect());
+                assert_oracle(&call);
+            }
+        }
+    }
+}
+
+/// Values around 1000 that differ in their last places, so that the correction of the variance is as large as itself.
+#[test]
+fn planes_that_differ_by_the_rounding_of_their_mean_are_as_the_oracle_says() {
+    let mut source = isonorm_testing::values::SplitMix64::new(6);
+    for (samples, channels, spatial) in [(19, 40, 1), (3, 40, 7), (2, 34, 150)] {
+        let shape = Channels { samples, channels, spatial };
+        for (norm, groups) in norms(shape) {
+            let mut call = Call::new(norm, shape, groups, DType::F32, Kind::Normal);
+            let mut near = || 1000.0 + 2f32.powi(-14) * source.below(4) as f32;
+            call.x = Tensor::F32((0..samples * channels * spatial).map(|_| near()).collect());
+            call.eps.value = 0.0;
+            assert_oracle(&call);
+        }
+    }
+}
+
 #[test]
 fn parameters_and_results_of_other_types_and_options_are_as_the_oracle_says() {
     let narrow = [DType::F32, DType::F16, DType::Bf16];

@@ -40,14 +40,14 @@ where
     }
     let mut w = LANES / 2;
     while w > 0 {
-        for l in 0..w {
-            // Lanes that no position reached are +0, which changes no sum of values or squares that began at
-            // +0: those are never -0. (A sum of products of two signs can underflow to -0: not for those.)
-            if l + w < len {
-                lanes[l] = both(isa, lanes[l], lanes[l + w]);
-            }
+        for l in 0..w.min(len.saturating_sub(w)) {
+            lanes[l] = both(isa, lanes[l], lanes[l + w]);
         }
         w /= 2;
+    }
+    if len < LANES {
+        // Lanes that no position reached are +0. Adding one changes -0 alone, so adding one at the end does for all.
+        lanes[0] = both(isa, lanes[0], [isa.splat(C::ZERO); K]);
     }
     lanes[0]
 }
@@ -121,5 +121,77 @@ impl<V: Copy, const K: usize> BatchSums<V, K> {
             self.tree.push(isa, self.leaf, 0);
         }
         self.tree.finish(isa)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use isonorm_testing::oracle::row_dot;
+
+    use super::*;
+    use crate::level::{Kernel, Level};
+    use crate::order::Row;
+
+    /// The sum of `a * b` down 32 columns.
+    struct Products<'a> {
+        a: &'a [f32],
+        b: &'a [f32],
+    }
+
+    impl ColumnTerms<f32, 1> for Products<'_> {
+        fn step<S: Isa<f32>>(&self, isa: S, [sum]: [S::V; 1], at: usize) -> [S::V; 1] {
+            let [a, b] = [self.a, self.b].map(|from| Row::new(from).read(isa, at, LANES));
+            [isa.fma(a, b, sum)]
+        }
+    }
+
+    struct Columns<'a>(Products<'a>);
+
+    impl Kernel<f32> for Columns<'_> {
+        type Output = [f32; LANES];
+        fn eval<S: Isa<f32>>(self, isa: S) -> [f32; LANES] {
+            let [sums] = reduce_columns(isa, &self.0, self.0.a.len() / LANES);
+            let mut lanes = [f32::NAN; LANES];
+            isa.store(sums, &mut lanes);
+            lanes
+        }
+    }
+
+    /// Column c of `len` positions: products that vanish below zero, at every position, from position c on or at one
+    /// alone, beside others.
+    fn columns(len: usize) -> [Vec<f32>; 2] {
+        let value = |i: usize| {
+            let (at, c) = (i / LANES, i % LANES);
+            let vanishes = match c % 4 {
+                0 => true,
+                1 => at >= c,
+                2 => at == c,
+                _ => false,
+            };
+            match (vanishes, c % 4) {
+                (true, _) => (1e-30, -1e-30),
+                (false, 1) => (1.0, 0.0),
+                (false, 2) => (-1.0, 0.0),
+                _ => ((at * 7 + c) as f32 - 40.0, 1.0 / (at + c + 1) as f32),
+            }
+        };
+        let (a, b) = (0..len * LANES).map(value).unzip();
+        [a, b]
+    }
+
+    #[test]
+    fn each_column_has_the_bits_of_its_row() {
+        let mut negative_zeros = 0;
+        for len in (0..=40).chain([127, 128, 129, 160, 257, 300, 640, 1100]) {
+            let [a, b] = columns(len);
+            let column = |from: &[f32], c| from.iter().copied().skip(c).step_by(LANES).collect::<Vec<_>>();
+            let expected: Vec<u32> = (0..LANES).map(|c| row_dot(&column(&a, c), &column(&b, c)).to_bits()).collect();
+            negative_zeros += expected.iter().filter(|bits| **bits == (-0.0f32).to_bits()).count();
+            for level in Level::available() {
+                let found = f32::enter(level, Columns(Products { a: &a, b: &b })).map(f32::to_bits);
+                assert_eq!(found[..], expected[..], "{len} positions, level {level}");
+            }
+        }
+        assert!(negative_zeros > 0, "no sum was -0: the test lost its case");
     }
 }

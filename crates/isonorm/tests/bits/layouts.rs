@@ -4,6 +4,7 @@ use isonorm::{Io, Level, Rows, RowsMut};
 use isonorm_testing::DType;
 use isonorm_testing::values::{Kind, SplitMix64};
 
+use crate::support::layout::{Layout, assert_untouched, check_output};
 use crate::support::{BOTH, Norm, Saved, Tensor, Which, agree, assert_same_bits, one, scalar};
 
 fn norm_with_weight(which: Which, hidden: usize, dtype: DType) -> Norm {
@@ -96,72 +97,6 @@ fn every_alignment_of_weight_and_bias_gives_the_same_bits() {
     }
 }
 
-fn assert_untouched(label: &dyn std::fmt::Display, tensor: &Tensor, at: usize) {
-    let sentinel = Tensor::sentinel(tensor.dtype(), 1).bits(0);
-    assert_eq!(tensor.bits(at), sentinel, "{label}: element {at}, which belongs to no row, was written");
-}
-
-/// Leading dimensions at random in a slice of `len` elements.
-struct Layout {
-    offset: usize,
-    strides: Vec<isize>,
-    len: usize,
-}
-
-impl Layout {
-    /// Rows of their own: any order of the dimensions in memory, any direction, gaps.
-    fn of_an_output(shape: &[usize], hidden: usize, source: &mut SplitMix64) -> Self {
-        let mut order: Vec<usize> = (0..shape.len()).collect();
-        for i in (1..order.len()).rev() {
-            order.swap(i, source.below(i + 1));
-        }
-        let (mut strides, mut room) = (vec![0isize; shape.len()], hidden);
-        for d in order {
-            room += source.below(4);
-            strides[d] = room as isize;
-            room *= shape[d];
-        }
-        let mut offset = source.below(5);
-        for (stride, len) in strides.iter_mut().zip(shape) {
-            if source.below(3) == 0 {
-                offset += (len - 1) * *stride as usize;
-                *stride = -*stride;
-            }
-        }
-        Layout { offset, strides, len: room + 8 }
-    }
-
-    /// As an output's, or rows that share elements: strides of 0, or shorter than a row.
-    fn of_an_input(shape: &[usize], hidden: usize, source: &mut SplitMix64) -> Self {
-        let mut layout = Self::of_an_output(shape, hidden, source);
-        for (stride, len) in layout.strides.iter_mut().zip(shape) {
-            if source.below(4) == 0 {
-                if *stride < 0 {
-                    layout.offset -= (len - 1) * stride.unsigned_abs();
-                }
-                *stride = (source.below(3) as isize).min(*stride);
-                *stride = (*stride).max(0);
-            }
-        }
-        layout
-    }
-
-    /// The elements of all rows, in logical order.
-    fn places(&self, shape: &[usize], hidden: usize) -> Vec<usize> {
-        let rows: usize = shape.iter().product();
-        let mut places = Vec::new();
-        for r in 0..rows {
-            let (mut rest, mut start) = (r, self.offset as isize);
-            for d in (0..shape.len()).rev() {
-                start += (rest % shape[d]) as isize * self.strides[d];
-                rest /= shape[d];
-            }
-            places.extend((0..hidden).map(|i| start as usize + i));
-        }
-        places
-    }
-}
-
 /// One call on random layouts, in four forms, against contiguous rows.
 fn check_layouts(round: usize, source: &mut SplitMix64) {
     let dims = source.below(5);
@@ -188,7 +123,7 @@ fn check_layouts(round: usize, source: &mut SplitMix64) {
     check_output(&label, &expected.y, &y, &output.places(&shape, hidden), hidden);
     saved.assert_reports(&label, &expected);
 
-    let mut y = y_holding(&logical_x, &output, &shape, hidden);
+    let mut y = output.holding(&logical_x, &shape, hidden);
     let (mut saved, strides) = (Saved::new(dtype, rows), &output.strides);
     let here = RowsMut::strided(y.slice_mut(), output.offset, &shape, strides);
     norm.apply(one(level), Io::in_place(here).stats(saved.stats_mut())).unwrap_or_else(|e| panic!("{label}: {e}"));
@@ -207,22 +142,6 @@ fn check_layouts(round: usize, source: &mut SplitMix64) {
     check_output(&format!("{label}, r"), &sum, &r, &second.places(&shape, hidden), hidden);
     check_output(&format!("{label}, y after r"), &expected.y, &y, &output.places(&shape, hidden), hidden);
     saved.assert_reports(&format!("{label}, after r"), &expected);
-}
-
-/// A tensor whose rows are those of `x`, with sentinels between them.
-fn y_holding(x: &Tensor, layout: &Layout, shape: &[usize], hidden: usize) -> Tensor {
-    let mut array = Tensor::sentinel(x.dtype(), layout.len).array();
-    for (from, to) in layout.places(shape, hidden).into_iter().enumerate() {
-        array.bits[to] = x.bits(from);
-    }
-    Tensor::new(&array)
-}
-
-fn check_output(label: &dyn std::fmt::Display, expected: &Tensor, y: &Tensor, places: &[usize], hidden: usize) {
-    assert_same_bits(label, hidden, expected, &y.gather(places.iter().copied()));
-    let mut free = vec![true; y.len()];
-    places.iter().for_each(|at| free[*at] = false);
-    (0..y.len()).filter(|at| free[*at]).for_each(|at| assert_untouched(label, y, at));
 }
 
 #[test]

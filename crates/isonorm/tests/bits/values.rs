@@ -150,6 +150,19 @@ fn rows_of_one_value_match_the_oracle() {
     }
 }
 
+/// Rows around 1000 that differ in their last places, so that the correction of the variance is as large as itself.
+#[test]
+fn rows_that_differ_by_the_rounding_of_their_mean_match_the_oracle() {
+    let mut source = SplitMix64::new(5);
+    let last_place = 2f32.powi(-14);
+    for n in (2..70).chain([129, 300, 1025]) {
+        let rows = (0..20 * n).map(|_| 1000.0 + last_place * source.below(4) as f32).collect();
+        let mut norm = Norm::new(Which::Layer, n);
+        norm.eps.value = 0.0;
+        check(&norm, Kind::Offset, &Tensor::F32(rows), DType::F32);
+    }
+}
+
 #[test]
 fn no_rows_and_no_elements_are_not_an_error_and_write_nothing() {
     for which in BOTH {

@@ -1,6 +1,8 @@
 //! What the tests share: tensors of any type, and norms of rows beside their oracle.
 #![allow(dead_code)] // each test uses a part of it
 
+pub(crate) mod layout;
+
 use half::{bf16, f16};
 use isonorm::{Cpu, Error, Io, LayerNorm, Level, Recipe, RmsNorm, Slice, SliceMut, Stats, StatsMut};
 use isonorm_testing::DType;
