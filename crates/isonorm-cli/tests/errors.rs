@@ -4,9 +4,8 @@ mod common;
 
 use std::fs;
 
-use common::{Folder, Tensor};
+use common::{Folder, Tensor, npy_file, refused, safetensors_file};
 use isonorm::DType;
-use predicates::prelude::*;
 
 /// A folder with good inputs.
 fn folder() -> Folder {
@@ -20,19 +19,6 @@ fn folder() -> Folder {
     folder.safetensors("two.safetensors", &[("first", &x), ("second", &x)]);
     folder.safetensors("none.safetensors", &[]);
     folder
-}
-
-/// Runs it: one line that holds every one of `words`, status 2, nothing on standard output, no new file.
-fn refused(folder: &Folder, args: &str, words: &[&str]) {
-    let before = folder.files();
-    let assert = folder.isonorm(args).assert().code(2).stdout(predicate::str::is_empty());
-    let text = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
-    assert!(text.starts_with("isonorm: ") && text.ends_with('\n'), "{args}: {text:?}");
-    assert_eq!(text.lines().count(), 1, "{args}: {text:?}");
-    for word in words {
-        assert!(text.contains(word), "{args}: `{word}` is not in {text:?}");
-    }
-    assert_eq!(folder.files(), before, "{args}");
 }
 
 #[test]
@@ -65,10 +51,8 @@ fn files_that_are_not_what_they_should_be() {
 #[test]
 fn types_that_no_norm_takes() {
     let folder = folder();
-    let header = |descr: &str| {
-        let text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (2, 3), }}\n");
-        [b"\x93NUMPY\x01\x00".as_slice(), &(text.len() as u16).to_le_bytes(), text.as_bytes(), &[0; 96]].concat()
-    };
+    let header =
+        |descr: &str| npy_file(&format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (2, 3), }}\n"), 96);
     for (descr, words) in [
         ("<i4", ["<i4", "f32, f64, f16 or bf16", "astype"]),
         ("|b1", ["|b1", "expected", "astype"]),
@@ -80,9 +64,9 @@ fn types_that_no_norm_takes() {
         folder.write("typed.npy", &header(descr));
         refused(&folder, "rms-norm typed.npy -o y.npy", &words);
     }
-    folder.write("i32.safetensors", &safetensors_text(r#"{"a":{"dtype":"I32","shape":[2],"data_offsets":[0,8]}}"#, 8));
+    folder.write("i32.safetensors", &safetensors_file(r#"{"a":{"dtype":"I32","shape":[2],"data_offsets":[0,8]}}"#, 8));
     refused(&folder, "rms-norm i32.safetensors -o y.npy", &["i32.safetensors:a", "I32", "convert"]);
-    folder.write("q.safetensors", &safetensors_text(r#"{"a":{"dtype":"Q7","shape":[2],"data_offsets":[0,8]}}"#, 8));
+    folder.write("q.safetensors", &safetensors_file(r#"{"a":{"dtype":"Q7","shape":[2],"data_offsets":[0,8]}}"#, 8));
     refused(&folder, "rms-norm q.safetensors -o y.npy", &["q.safetensors", "Q7"]);
     folder.safetensors("b.safetensors", &[("x", &Tensor::varied(DType::Bf16, &[2, 3], 1))]);
     refused(&folder, "rms-norm b.safetensors -o y.npy", &["y.npy", "bf16", "--dtype f32"]);
@@ -91,8 +75,21 @@ fn types_that_no_norm_takes() {
     refused(&folder, "rms-norm x.npy --dtype f64 -o y.npy", &["y is f64", "f32"]);
 }
 
-fn safetensors_text(header: &str, data: usize) -> Vec<u8> {
-    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &vec![0; data]].concat()
+#[test]
+fn types_of_a_residual_that_do_not_go_together() {
+    let folder = folder();
+    folder.npy("f16.npy", &Tensor::varied(DType::F16, &[4, 6], 1));
+    folder.npy("f64.npy", &Tensor::varied(DType::F64, &[4, 6], 1));
+    folder.npy("w64.npy", &Tensor::varied(DType::F64, &[6], 1));
+    for (args, words) in [
+        ("x.npy --residual f64.npy", ["x is f32", "x + residual of f64", "an f64 x + residual needs x in f64"]),
+        ("x.npy --residual f64.npy --weight w64.npy", ["x is f32", "x + residual of f64", "needs x in f64"]),
+        ("f64.npy --residual x.npy --dtype f32", ["x is f64", "x + residual of f32", "needs x + residual in f64"]),
+        ("x.npy --residual f16.npy --weight w64.npy", ["weight is f64", "x + residual of f16", "f64 weight needs"]),
+        ("x.npy --residual f16.npy --dtype f64", ["y is f64", "x + residual of f16", "an f64 y needs"]),
+    ] {
+        refused(&folder, &format!("rms-norm {args} -o y.npy"), &words);
+    }
 }
 
 #[test]
@@ -117,9 +114,7 @@ fn truncated_and_malicious_headers() {
         "(99999999999999999999999,)",
     ] {
         let text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
-        let header =
-            [b"\x93NUMPY\x01\x00".as_slice(), &(text.len() as u16).to_le_bytes(), text.as_bytes(), &[0; 96]].concat();
-        folder.write("evil.npy", &header);
+        folder.write("evil.npy", &npy_file(&text, 96));
         refused(&folder, "rms-norm evil.npy -o y.npy", &["evil.npy"]);
     }
     folder.write("evil.npy", &[b"\x93NUMPY\x02\x00\xff\xff\xff\xff".as_slice(), &[b'('; 5000]].concat());
@@ -137,16 +132,16 @@ fn truncated_and_malicious_headers() {
         r#"[]"#,
         "\u{0}\u{1}",
     ] {
-        folder.write("evil.safetensors", &safetensors_text(header, 12));
+        folder.write("evil.safetensors", &safetensors_file(header, 12));
         refused(&folder, "rms-norm evil.safetensors:a -o y.npy", &["evil.safetensors"]);
     }
     let deep = "[".repeat(200_000);
-    folder.write("evil.safetensors", &safetensors_text(&deep, 0));
+    folder.write("evil.safetensors", &safetensors_file(&deep, 0));
     refused(&folder, "rms-norm evil.safetensors -o y.npy", &["evil.safetensors"]);
     folder.write("evil.safetensors", &[&u64::MAX.to_le_bytes()[..], &[b' '; 64]].concat());
     refused(&folder, "rms-norm evil.safetensors -o y.npy", &["evil.safetensors", "header too large"]);
     let name = r#"{"a\nb\u001b[31m":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
-    folder.write("evil.safetensors", &safetensors_text(name, 8));
+    folder.write("evil.safetensors", &safetensors_file(name, 8));
     refused(&folder, "rms-norm evil.safetensors:x -o y.npy", &["a b\\u{1b}[31m"]);
 }
 
