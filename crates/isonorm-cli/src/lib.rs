@@ -41,7 +41,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::from(2), // the reader has gone: nobody to tell
         Err(error) => {
-            say(format_args!("{error:#}"));
+            say(&error); // its own text alone: an error of a file has its cause in it
             ExitCode::from(error.downcast_ref::<error::Error>().map_or(2, error::Error::status))
         }
     }

@@ -49,6 +49,17 @@ fn files_that_are_not_what_they_should_be() {
 }
 
 #[test]
+fn the_systems_reason_is_said_once() {
+    let folder = folder();
+    for (args, line) in [
+        ("rms-norm missing.npy -o y.npy", "cannot read missing.npy: no such file or folder: check the path"),
+        ("rms-norm x.npy -o nowhere/y.npy", "cannot write nowhere/y.npy: no such file or folder: check the path"),
+    ] {
+        folder.isonorm(args).assert().code(2).stderr(format!("isonorm: {line}\n"));
+    }
+}
+
+#[test]
 fn types_that_no_norm_takes() {
     let folder = folder();
     let header =
