@@ -3,7 +3,8 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use isonorm::{DType, Level, Recipe};
 
-use crate::tensor::Place;
+use crate::error::{Error, Result};
+use crate::tensor::{Format, Place};
 
 /// Normalization layers with the same bits everywhere, at the speed of memory.
 ///
@@ -82,6 +83,23 @@ pub struct Common {
     /// Print the summary as one JSON object on standard output
     #[arg(long)]
     pub json: bool,
+}
+
+impl Common {
+    /// Refuses `--bf16`, which is about npy files, where none is named among these and `more`.
+    pub(crate) fn check_bf16<'a>(&'a self, more: impl IntoIterator<Item = &'a Option<Place>>) -> Result<()> {
+        let named = [&self.x, &self.output].into_iter().chain(&self.weight).chain(&self.bias);
+        check_bf16(self.bf16, named.chain(more.into_iter().flatten()))
+    }
+}
+
+/// Refuses an idle `--bf16`: whoever gives it may believe that it chooses a type.
+pub(crate) fn check_bf16<'a>(given: bool, mut named: impl Iterator<Item = &'a Place>) -> Result<()> {
+    if given && named.all(|place| place.format != Format::Npy) {
+        let found = "--bf16 says how npy files hold bf16, but none is named";
+        return Err(Error::usage(found, "leave it out; --dtype bf16 chooses the type"));
+    }
+    Ok(())
 }
 
 /// rms-norm and layer-norm.

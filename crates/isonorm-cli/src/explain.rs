@@ -24,7 +24,7 @@ mod values;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use crate::args::{RecipeName, Type};
+use crate::args::{RecipeName, Type, check_bf16};
 use crate::error::{Error, Result};
 use crate::output;
 use crate::tensor::Place;
@@ -81,6 +81,13 @@ pub struct Args {
     html: Option<PathBuf>,
 }
 
+impl Args {
+    /// The files named.
+    fn places(&self) -> Vec<Place> {
+        [&self.x, &self.weight, &self.bias].into_iter().flatten().filter_map(|text| text.parse().ok()).collect()
+    }
+}
+
 /// What can be explained.
 #[allow(clippy::enum_variant_names)] // the names a user types
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -104,6 +111,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn explain(args: &Args) -> Result<Explanation> {
+    check_bf16(args.bf16, args.places().iter())?;
     let source = Source::of(args)?;
     if args.norm == Norm::Compare {
         return compare::explain(args, &source);
@@ -131,8 +139,7 @@ fn print(explanation: &Explanation) -> Result<()> {
 /// Writes the page, but not over what it explains.
 fn write_page(args: &Args, path: &Path, page: &str) -> Result<()> {
     output::resolve(path)?; // before anything opens it: a pipe would wait for its other end
-    let files = [&args.x, &args.weight, &args.bias].into_iter().flatten().filter_map(|text| text.parse::<Place>().ok());
-    for input in files {
+    for input in args.places() {
         if same_file::is_same_file(path, &input.path).unwrap_or(false) {
             return Err(Error::SameFile { output: path.to_owned(), what: "input", other: input.path });
         }

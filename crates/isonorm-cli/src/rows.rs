@@ -43,6 +43,7 @@ impl Norm<'_> {
 /// Runs one norm of rows from files to files.
 pub(crate) fn run(kind: Kind, args: &Row) -> Result<()> {
     let common = &args.common;
+    common.check_bf16([&args.residual, &args.residual_out])?;
     let machine = Machine::new(common.threads, common.level);
     let inputs = Inputs::open(args)?;
     let axes = Axes::new(&inputs.x.shape, &args.axis)?;
@@ -138,6 +139,14 @@ pub(crate) fn param(tensor: &Tensor, shape: &[usize]) -> Result<Buffer> {
 }
 
 fn norm<'a>(kind: Kind, args: &Row, params: &'a Params, hidden: usize, machine: &Machine) -> Result<Norm<'a>> {
+/// The gemma recipe adds to the weight, so there must be one.
+pub(crate) fn gemma_without_weight() -> Error {
+    Error::usage(
+        "--recipe gemma adds 1 to the weight, but no --weight is given",
+        "add --weight W, or leave out --recipe",
+    )
+}
+
     let Common { eps, eps_outside, .. } = &args.common;
     let (recipe, offset) = args.recipe.parts();
     if kind == Kind::Layer && recipe == Recipe::Llama {
@@ -147,6 +156,9 @@ fn norm<'a>(kind: Kind, args: &Row, params: &'a Params, hidden: usize, machine: 
         return Err(Error::usage("--partial is of rms-norm alone", "leave it out, or use rms-norm"));
     }
     macro_rules! options {
+    if offset != 0.0 && params.weight.is_none() {
+        return Err(gemma_without_weight());
+    }
         ($norm:expr) => {{
             let mut norm = $norm.on(machine.cpu()).weight_offset(offset);
             if let Some(eps) = eps {

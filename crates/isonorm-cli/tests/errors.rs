@@ -188,47 +188,6 @@ fn shapes_and_axes_that_do_not_fit() {
 }
 
 #[test]
-fn options_that_have_no_meaning() {
-    let folder = folder();
-    for (args, words) in [
-        ("rms-norm x.npy --eps -1e-6 -o y.npy", ["eps is -0.000001", "finite", "at least 0"]),
-        ("rms-norm x.npy --eps=-1 -o y.npy", ["eps is -1", "finite", "at least 0"]),
-        ("rms-norm x.npy --eps nan -o y.npy", ["eps is NaN", "finite", "at least 0"]),
-        ("layer-norm x.npy --eps inf -o y.npy", ["eps is inf", "finite", "at least 0"]),
-        ("group-norm planes.npy --groups 2 --eps nan -o y.npy", ["eps is NaN", "finite", "at least 0"]),
-        ("batch-norm planes.npy --eps nan -o y.npy", ["eps is NaN", "finite", "at least 0"]),
-        ("rms-norm x.npy --eps small -o y.npy", ["small", "--eps", "isonorm --help"]),
-        ("rms-norm x.npy --threads 0 -o y.npy", ["threads is 0", "at least 1", "isonorm"]),
-        ("rms-norm x.npy --level sse2 -o y.npy", ["sse2", "scalar, avx2, avx512", "--help"]),
-        ("rms-norm x.npy --recipe gemma -o y.npy", ["weight_offset is 1", "no weight", "give a weight"]),
-        ("rms-norm x.npy --recipe rounded -o y.npy", ["rounded", "torch, llama, gemma", "--help"]),
-        ("layer-norm x.npy --recipe llama -o y.npy", ["llama", "rms-norm alone", "leave it out"]),
-        ("layer-norm x.npy --partial 3 -o y.npy", ["--partial", "rms-norm alone", "leave it out"]),
-        ("rms-norm x.npy --residual-out r.npy -o y.npy", ["--residual", "required", "--help"]),
-        ("rms-norm x.npy", ["--output", "required", "--help"]),
-        ("rms-norm x.npy --wieght w.npy -o y.npy", ["--wieght", "--weight", "--help"]),
-        ("softmax x.npy -o y.npy", ["softmax", "unrecognized", "--help"]),
-        ("rms-norm x.npy --save-stats s.npy -o y.npy", ["s.npy", "several statistics", "safetensors"]),
-        ("batch-norm planes.npy --eval -o y.npy", ["--running-mean", "required", "--help"]),
-        (
-            "batch-norm planes.npy --running-mean w.npy --running-var w.npy -o y.npy",
-            ["running statistics", "--save-stats", "--eval"],
-        ),
-        (
-            "batch-norm planes.npy --running-mean w.npy --running-var w.npy --eval --save-stats s.safetensors -o y.npy",
-            ["--eval", "no statistics", "leave out"],
-        ),
-        (
-            "batch-norm planes.npy --running-mean w.npy --running-var w.npy --momentum nan --save-stats s.safetensors -o y.npy",
-            ["momentum is NaN", "expected", "isonorm"],
-        ),
-    ] {
-        refused(&folder, args, &words);
-    }
-    refused(&folder, "", &["--help"]);
-}
-
-#[test]
 fn an_output_never_replaces_an_input_or_another_output() {
     let folder = folder();
     let before = fs::read(folder.path("x.npy")).expect("an input");

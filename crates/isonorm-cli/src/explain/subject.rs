@@ -11,6 +11,7 @@ use super::values::{Values, gather};
 use super::{Args, Norm};
 use crate::args::RecipeName;
 use crate::error::{Error, Result};
+use crate::rows::gemma_without_weight;
 use crate::tensor::{Buffer, Place, Tensor};
 
 /// One norm of one tensor.
@@ -196,6 +197,9 @@ fn options(args: &Args, norm: Norm) -> Result<Options> {
     if norm != Norm::RmsNorm {
         only(args.recipe != RecipeName::Torch, "--recipe", "rms-norm")?;
         only(args.partial.is_some(), "--partial", "rms-norm")?;
+    }
+    if args.recipe == RecipeName::Gemma && args.weight.is_none() {
+        return Err(gemma_without_weight());
     }
     if norm != Norm::GroupNorm {
         only(args.groups.is_some(), "--groups", "group-norm")?;
