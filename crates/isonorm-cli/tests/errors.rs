@@ -214,35 +214,3 @@ fn an_output_never_replaces_an_input_or_another_output() {
     }
     assert_eq!(fs::read(folder.path("x.npy")).expect("an input"), before);
 }
-
-#[cfg(unix)]
-#[test]
-fn pipes_and_devices_are_not_opened() {
-    let folder = folder();
-    std::os::unix::fs::symlink("/dev/zero", folder.path("zero.npy")).expect("a link");
-    std::os::unix::fs::symlink("/dev/full", folder.path("full.npy")).expect("a link");
-    refused(&folder, "rms-norm zero.npy -o y.npy", &["zero.npy", "a pipe or a device", "file"]);
-    refused(&folder, "rms-norm x.npy -o full.npy", &["full.npy", "a pipe or a device", "file"]);
-    let made = std::process::Command::new("mkfifo").arg(folder.path("fifo.npy")).status();
-    if made.is_ok_and(|status| status.success()) {
-        refused(&folder, "rms-norm fifo.npy -o y.npy", &["fifo.npy", "a pipe or a device", "file"]);
-    } else {
-        println!("skipped: there is no mkfifo here");
-    }
-}
-
-#[cfg(unix)]
-#[test]
-fn an_output_may_be_a_link_and_keeps_its_permissions() {
-    use std::os::unix::fs::PermissionsExt;
-    let folder = folder();
-    folder.run("rms-norm x.npy -o real.npy");
-    fs::set_permissions(folder.path("real.npy"), fs::Permissions::from_mode(0o640)).expect("set");
-    std::os::unix::fs::symlink(folder.path("real.npy"), folder.path("link.npy")).expect("a link");
-    folder.run("layer-norm x.npy -o link.npy");
-    let about = fs::symlink_metadata(folder.path("link.npy")).expect("there");
-    assert!(about.is_symlink(), "the link stays");
-    assert_eq!(fs::metadata(folder.path("real.npy")).expect("there").permissions().mode() & 0o777, 0o640);
-    folder.run("layer-norm x.npy -o direct.npy");
-    assert_eq!(folder.read("real.npy"), folder.read("direct.npy"));
-}

@@ -6,7 +6,7 @@ pub mod npy;
 pub mod safetensors;
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, FileType};
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -242,7 +242,7 @@ fn npy_start(file: &File) -> io::Result<Result<Vec<u8>, String>> {
 fn open_regular(path: &Path) -> Result<File> {
     let about = fs::metadata(path).map_err(Error::io("read", path))?;
     if !about.is_file() {
-        let what = if about.is_dir() { "a directory" } else { "a pipe or a device" };
+        let what = what(about.file_type());
         let remedy = "inputs are mapped, so write the data to a file first";
         return Err(Error::NotAFile { path: path.to_owned(), what, remedy });
     }
@@ -266,6 +266,15 @@ fn npy_dtype(place: &Place, descr: &str, bf16: bool) -> Result<DType> {
         }
         ">f2" | ">f4" | ">f8" => {
             let remedy = "save it little-endian: x.astype(x.dtype.newbyteorder('<'))";
+/// What stands where a regular file belongs.
+pub(crate) fn what(file_type: FileType) -> &'static str {
+    #[cfg(unix)]
+    if std::os::unix::fs::FileTypeExt::is_socket(&file_type) {
+        return "a socket";
+    }
+    if file_type.is_dir() { "a directory" } else { "a pipe or a device" }
+}
+
             Err(Error::unsupported(place, format_args!("big-endian ({descr})"), remedy))
         }
         _ => Err(Error::unsupported(place, descr, "convert it first: x.astype('float32')")),
