@@ -76,6 +76,12 @@ pub enum Error {
         /// Bytes there are.
         found: u64,
     },
+    /// An input that is not what it was when it was opened.
+    #[error("{} changed while it was read: no output was written; run the same command again when nobody writes to it", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// A tensor of a type that no norm takes.
     #[error("{at} is {found}, expected f32, f64, f16 or bf16: {remedy}")]
     Unsupported {

@@ -90,6 +90,7 @@ fn train(norm: &BatchNorm<'_>, mut running: Option<(Buffer, Buffer)>, input: &In
     let mut digest = Digest::new(machine.threads);
     digest.update(target.bytes());
     drop(target);
+    input.check_unchanged()?;
     output::finish(stats.map(|stats| stats.output).into_iter().chain([y]).collect())?;
     input.report("batch-norm", common, time, digest)
 }
@@ -159,6 +160,8 @@ struct Input {
     bias: Option<Buffer>,
     /// The running mean and variance.
     running: Option<(Buffer, Buffer)>,
+    /// The files of all these.
+    others: Vec<Tensor>,
 }
 
 impl Input {
@@ -179,7 +182,12 @@ impl Input {
         check_distinct(&outputs, &inputs)?;
         let y_dtype = common.dtype.map_or(x.dtype, DType::from);
         let (weight, bias, running) = params;
-        Ok(Input { machine, x, y_dtype, geometry, weight, bias, running })
+        Ok(Input { machine, x, y_dtype, geometry, weight, bias, running, others })
+    }
+
+    /// Refuses inputs that somebody changed meanwhile.
+    fn check_unchanged(&self) -> Result<()> {
+        [&self.x].into_iter().chain(&self.others).try_for_each(Tensor::check_unchanged)
     }
 
     fn options<'a, N: Options<'a>>(&'a self, common: &Common, norm: N) -> N {
@@ -235,6 +243,7 @@ impl Input {
             file.write(samples.start * groups, &saved)
         })?;
         drop(progress);
+        self.check_unchanged()?;
         output::finish(stats.map(|(stats, _)| stats.output).into_iter().chain([y]).collect())?;
         self.report(name, common, time, digest)
     }

@@ -62,6 +62,7 @@ pub(crate) fn run(kind: Kind, args: &Row) -> Result<()> {
     } else {
         job.gather(digest)?
     };
+    inputs.all().into_iter().try_for_each(Tensor::check_unchanged)?;
     output::finish(outputs.into_files())?;
     let finished = Finished {
         norm: if kind == Kind::Rms { "rms-norm" } else { "layer-norm" },
@@ -138,7 +139,6 @@ pub(crate) fn param(tensor: &Tensor, shape: &[usize]) -> Result<Buffer> {
     tensor.whole()
 }
 
-fn norm<'a>(kind: Kind, args: &Row, params: &'a Params, hidden: usize, machine: &Machine) -> Result<Norm<'a>> {
 /// The gemma recipe adds to the weight, so there must be one.
 pub(crate) fn gemma_without_weight() -> Error {
     Error::usage(
@@ -147,6 +147,7 @@ pub(crate) fn gemma_without_weight() -> Error {
     )
 }
 
+fn norm<'a>(kind: Kind, args: &Row, params: &'a Params, hidden: usize, machine: &Machine) -> Result<Norm<'a>> {
     let Common { eps, eps_outside, .. } = &args.common;
     let (recipe, offset) = args.recipe.parts();
     if kind == Kind::Layer && recipe == Recipe::Llama {
@@ -155,10 +156,10 @@ pub(crate) fn gemma_without_weight() -> Error {
     if kind == Kind::Layer && args.partial.is_some() {
         return Err(Error::usage("--partial is of rms-norm alone", "leave it out, or use rms-norm"));
     }
-    macro_rules! options {
     if offset != 0.0 && params.weight.is_none() {
         return Err(gemma_without_weight());
     }
+    macro_rules! options {
         ($norm:expr) => {{
             let mut norm = $norm.on(machine.cpu()).weight_offset(offset);
             if let Some(eps) = eps {

@@ -105,6 +105,47 @@ fn an_interrupt_leaves_nothing() {
     }
 }
 
+/// Starts a run of seconds on 1 GiB of zeros, shortens its input to `len(whole)` bytes when its temporary file
+/// appears, and gives its status and what it says.
+fn shortened(folder: &Folder, norm: &str, len: impl Fn(u64) -> u64) -> (Option<i32>, String) {
+    sparse(folder, "x.npy", &[1 << 8, 1 << 8, 4096]);
+    let mut child = shell(folder, &format!("exec \"$ISONORM\" {norm} x.npy --level scalar --threads 2 -o y.npy"));
+    let mut child = child.stderr(Stdio::piped()).spawn().expect("bash runs");
+    let started = Instant::now();
+    while folder.files().len() < 2 {
+        assert!(started.elapsed() < Duration::from_secs(20), "no temporary file appears");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let file = File::options().write(true).open(folder.path("x.npy")).expect("there");
+    file.set_len(len(file.metadata().expect("there").len())).expect("shortened");
+    let status = child.wait().expect("it ends");
+    (status.code(), stderr(&mut child))
+}
+
+#[test]
+fn an_input_that_loses_its_pages_is_an_error_and_leaves_nothing() {
+    let folder = Folder::new();
+    for norm in ["rms-norm", "layer-norm --axis 0", "batch-norm", "instance-norm"] {
+        let (status, text) = shortened(&folder, norm, |_| 1 << 20);
+        assert_eq!(status, Some(2), "{norm}: {text}");
+        assert!(text.starts_with("isonorm: a file was shortened while it was read: no output"), "{norm}: {text}");
+        assert_eq!(text.lines().count(), 1, "{norm}: {text}");
+        assert_eq!(folder.files(), ["x.npy"], "{norm}");
+    }
+}
+
+#[test]
+fn an_input_that_loses_its_last_bytes_is_an_error_and_leaves_nothing() {
+    let folder = Folder::new();
+    for norm in ["rms-norm", "instance-norm"] {
+        let (status, text) = shortened(&folder, norm, |whole| whole - 100); // the rest of the page reads as zeros
+        assert_eq!(status, Some(2), "{norm}: {text}");
+        assert!(text.starts_with("isonorm: x.npy changed while it was read: no output"), "{norm}: {text}");
+        assert_eq!(text.lines().count(), 1, "{norm}: {text}");
+        assert_eq!(folder.files(), ["x.npy"], "{norm}");
+    }
+}
+
 #[test]
 fn a_closed_pipe_is_quiet_and_the_output_whole() {
     let folder = Folder::new();
