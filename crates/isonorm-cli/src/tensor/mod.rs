@@ -111,6 +111,11 @@ impl Tensor {
             Format::Npy => Self::open_npy(place, file, opened, bf16),
             Format::Safetensors => Self::open_safetensors(place, file, opened),
         }?;
+        if tensor.shape.len() > npy::MOST_DIMS {
+            let found =
+                format!("{} has {} dimensions, expected at most {}", tensor.place, tensor.shape.len(), npy::MOST_DIMS);
+            return Err(Error::usage(found, "reshape it to fewer"));
+        }
         let lens = || tensor.shape.iter().filter(|len| **len > 0);
         let size = lens().try_fold(1usize, |n, len| n.checked_mul(*len));
         if lens().count() < tensor.shape.len() && size.is_none_or(|size| size > EMPTY) {
@@ -127,7 +132,8 @@ impl Tensor {
         let start = npy_start(&file).map_err(Error::io("read", &place.path))?.map_err(refuse)?;
         let header = npy::parse(&start).map_err(refuse)?;
         let dtype = npy_dtype(place, &header.descr, bf16)?;
-        let needed = header.shape.iter().try_fold(dtype.size() as u64, |n, len| n.checked_mul(*len as u64));
+        let bytes = |shape: &[usize]| shape.iter().try_fold(dtype.size() as u64, |n, len| n.checked_mul(*len as u64));
+        let needed = if header.shape.contains(&0) { Some(0) } else { bytes(&header.shape) };
         let found = opened.0.saturating_sub(header.offset as u64);
         match needed {
             Some(expected) if expected <= found => {}
