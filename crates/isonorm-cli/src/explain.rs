@@ -145,6 +145,6 @@ fn write_page(args: &Args, path: &Path, page: &str) -> Result<()> {
         }
     }
     output::write_text(path, page)?;
-    crate::tell(format_args!("wrote {}", path.display()));
+    crate::tell(format_args!("wrote {}", crate::OneLine(path.display())));
     Ok(())
 }

@@ -8,18 +8,8 @@ use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Folder, Tensor};
+use common::{Folder, Tensor, sparse};
 use isonorm::DType;
-use isonorm_cli::tensor::npy;
-
-/// An npy file of zeros that takes no room.
-fn sparse(folder: &Folder, name: &str, shape: &[usize]) {
-    let header = npy::header(DType::F32, shape);
-    folder.write(name, &header);
-    let file = File::options().write(true).open(folder.path(name)).expect("there");
-    let len = header.len() + shape.iter().product::<usize>() * 4;
-    file.set_len(len as u64).expect("a sparse file");
-}
 
 /// The program by way of a shell, so that limits can be set.
 fn shell(folder: &Folder, script: &str) -> Command {
@@ -170,7 +160,9 @@ fn a_closed_standard_output_is_no_panic() {
         println!("skipped: there is no /dev/full");
         return;
     }
-    for command in ["rms-norm x.npy --json -o y.npy", "verify --json --level scalar"] {
+    let commands =
+        ["rms-norm x.npy --json -o y.npy", "verify --json --level scalar", "explain rms-norm", "--help", "--version"];
+    for command in commands {
         let output = shell(&folder, &format!("\"$ISONORM\" {command} > /dev/full")).output().expect("bash runs");
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{text}");

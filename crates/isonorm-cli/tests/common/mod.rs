@@ -1,7 +1,7 @@
 //! Files for the tests, and the program run on them.
 #![allow(dead_code)] // each test file uses its own part
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
@@ -92,6 +92,15 @@ pub(crate) fn refused(folder: &Folder, args: &str, words: &[&str]) {
 pub(crate) fn npy_file(header: &str, data: usize) -> Vec<u8> {
     let len = u16::try_from(header.len()).expect("short").to_le_bytes();
     [b"\x93NUMPY\x01\x00".as_slice(), &len, header.as_bytes(), &vec![0; data]].concat()
+}
+
+/// An npy file of zeros that takes no room.
+pub(crate) fn sparse(folder: &Folder, name: &str, shape: &[usize]) {
+    let header = npy::header(DType::F32, shape);
+    folder.write(name, &header);
+    let file = File::options().write(true).open(folder.path(name)).expect("there");
+    let len = header.len() + shape.iter().product::<usize>() * 4;
+    file.set_len(len as u64).expect("a sparse file");
 }
 
 /// A safetensors file of this header and so many bytes of zeros.
