@@ -1,5 +1,8 @@
 //! The command line: what may be given, in what words. What it means is the library's.
 
+use std::num::{IntErrorKind, ParseIntError};
+use std::str::FromStr;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use isonorm::{DType, Level, Recipe};
 
@@ -72,7 +75,7 @@ pub struct Common {
     #[arg(long)]
     pub bf16: bool,
     /// Threads to use; the bits are the same for any number [default: all cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count::<usize>)]
     pub threads: Option<usize>,
     /// Instruction set: scalar, avx2, avx512 or neon; the bits are the same [default: the fastest here]
     #[arg(long, value_name = "L")]
@@ -115,7 +118,7 @@ pub struct Row {
     #[arg(long, value_enum, default_value = "torch")]
     pub recipe: RecipeName,
     /// rms-norm: take the mean square of the first K elements only
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = count::<usize>)]
     pub partial: Option<usize>,
     /// Added to X first, and rounded to its own type
     #[arg(long, value_name = "R")]
@@ -148,6 +151,7 @@ pub struct Batch {
     pub momentum: Option<f64>,
     /// Average over all batches, of which the running statistics have seen N
     #[arg(long, value_name = "N", requires = "running_mean", conflicts_with = "momentum")]
+    #[arg(allow_negative_numbers = true, value_parser = count::<u64>)]
     pub cumulative: Option<u64>,
     /// Update the running variance with the biased variance
     #[arg(long, requires = "running_mean")]
@@ -164,7 +168,7 @@ pub struct Group {
     #[arg(long, value_enum, default_value = "nchw")]
     pub layout: Layout,
     /// Groups, which must divide the channels
-    #[arg(long, value_name = "G")]
+    #[arg(long, value_name = "G", allow_negative_numbers = true, value_parser = count::<usize>)]
     pub groups: usize,
 }
 
@@ -194,7 +198,7 @@ pub struct Verify {
 #[derive(Args, Debug)]
 pub struct Bench {
     /// Threads of the second column [default: all cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count::<usize>)]
     pub threads: Option<usize>,
     /// Instruction set [default: the fastest here]
     #[arg(long, value_name = "L")]
@@ -202,6 +206,14 @@ pub struct Bench {
     /// Print the table as one JSON object on standard output
     #[arg(long)]
     pub json: bool,
+}
+
+/// A number of things, with an error that says so.
+pub(crate) fn count<T: FromStr<Err = ParseIntError>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: ParseIntError| match error.kind() {
+        IntErrorKind::PosOverflow => "it is too large".to_owned(),
+        _ => "expected a whole number of at least 0".to_owned(),
+    })
 }
 
 /// A rounding recipe by its name.

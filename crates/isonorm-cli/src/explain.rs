@@ -24,7 +24,7 @@ mod values;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use crate::args::{RecipeName, Type, check_bf16};
+use crate::args::{RecipeName, Type, check_bf16, count};
 use crate::error::{Error, Result};
 use crate::output;
 use crate::tensor::Place;
@@ -50,10 +50,10 @@ pub struct Args {
     #[arg(long)]
     bf16: bool,
     /// One weight for each normalized element or channel: '[1, 2, 3]' or a tensor file
-    #[arg(long, value_name = "W")]
+    #[arg(long, value_name = "W", allow_negative_numbers = true)]
     weight: Option<String>,
     /// One bias for each normalized element or channel: '[1, 2, 3]' or a tensor file
-    #[arg(long, value_name = "B")]
+    #[arg(long, value_name = "B", allow_negative_numbers = true)]
     bias: Option<String>,
     /// What keeps the root away from 0 [default: 1e-6 for rms-norm, else 1e-5]
     #[arg(long, value_name = "E", allow_hyphen_values = true)]
@@ -65,10 +65,10 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "torch")]
     recipe: RecipeName,
     /// Only the first K elements enter the mean square (rms-norm)
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = count::<usize>)]
     partial: Option<usize>,
     /// Groups of channels (group-norm) [default: 2]
-    #[arg(long, value_name = "G")]
+    #[arg(long, value_name = "G", allow_negative_numbers = true, value_parser = count::<usize>)]
     groups: Option<usize>,
     /// Draw the order in which a row is summed
     #[arg(long)]
