@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 use crate::rows::gemma_without_weight;
 use crate::tensor::{Buffer, Place, Tensor};
 
+/// The most elements that are computed for an explanation: what a person waits for.
+const MOST_ELEMENTS: usize = 1 << 24;
+
 /// One norm of one tensor.
 #[derive(Debug)]
 pub(crate) struct Subject {
@@ -168,6 +171,13 @@ impl Subject {
     }
 
     fn laid_out(args: &Args, options: Options, layout: Layout, source: &Source) -> Result<Self> {
+        if layout.computed.iter().try_fold(1usize, |n, len| n.checked_mul(*len)).is_none_or(|n| n > MOST_ELEMENTS) {
+            let found = format!(
+                "x has shape {:?}: its explanation would take more than {MOST_ELEMENTS} elements",
+                source.shape
+            );
+            return Err(Error::usage(found, "name a part of it"));
+        }
         let parameter = |name, text: &Option<String>| {
             let parameter = Parameter { name, layout: &layout, x: source.dtype(), bf16: args.bf16 };
             text.as_ref().map(|text| parameter.read(text)).transpose()
