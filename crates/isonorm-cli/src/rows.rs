@@ -133,7 +133,8 @@ pub(crate) fn param(tensor: &Tensor, shape: &[usize]) -> Result<Buffer> {
     if tensor.fortran || (found.len() > 1 && found != without_ones(shape)) {
         let len: usize = shape.iter().product();
         let order = if tensor.fortran { " in row-major order (numpy.ascontiguousarray)" } else { "" };
-        let expected = format!("[{len}] or {shape:?}{order}");
+        let same = if shape == [len] { String::new() } else { format!(" or {shape:?}") };
+        let expected = format!("[{len}]{same}{order}");
         return Err(Error::Shape { at: tensor.place.to_string(), found: tensor.shape.clone(), expected });
     }
     tensor.whole()
