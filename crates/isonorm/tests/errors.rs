@@ -162,8 +162,8 @@ fn f64_with_other_types_is_refused() {
     assert_eq!(add, Err(of_sum("x", DType::F64, DType::F32)));
     let add = RmsNorm::new(4).apply(Io::add_in_place(y.slice_mut(), f64s(12).slice_mut()));
     assert_eq!(add, Err(of_sum("x", DType::F32, DType::F64)), "x is what becomes y");
-    let (half_x, mut r) = ([bf16::ONE; 12], [f16::ONE; 12]);
-    let add = RmsNorm::new(4).weight(&wide).apply(Io::add(&half_x, &[f16::ONE; 12], &mut r, y.slice_mut()));
+    let (half_x, mut sum) = ([bf16::ONE; 12], [f16::ONE; 12]);
+    let add = RmsNorm::new(4).weight(&wide).apply(Io::add(&half_x, &[f16::ONE; 12], &mut sum, y.slice_mut()));
     let text = "weight is f64, which does not go with x + residual of f16: f64 goes with f64 alone, and an f64 weight \
                 needs x + residual in f64";
     assert_eq!(add.map_err(|error| error.to_string()), Err(text.to_owned()));
