@@ -89,14 +89,13 @@ impl Drop for Output {
 
 /// Puts all files in their places, or none where the first cannot be.
 pub(crate) fn finish(outputs: Vec<Output>) -> Result<()> {
-    let paths: Vec<PathBuf> =
-        outputs.iter().filter_map(|output| output.temporary.as_deref().map(Path::to_path_buf)).collect();
+    // Out of their outputs, which would ask for the list of temporary files on being dropped while it is held.
+    let places = outputs.into_iter().filter_map(|mut output| Some((output.temporary.take()?, output.target.clone())));
+    let places: Vec<(TempPath, PathBuf)> = places.collect();
+    let paths: Vec<PathBuf> = places.iter().map(|(temporary, _)| temporary.to_path_buf()).collect();
     interrupt::release(&paths, || {
-        outputs.into_iter().try_for_each(|mut output| match output.temporary.take() {
-            Some(temporary) => {
-                temporary.persist(&output.target).map_err(|e| Error::io("write", &output.target)(e.error))
-            }
-            None => Ok(()),
+        places.into_iter().try_for_each(|(temporary, target)| {
+            temporary.persist(&target).map_err(|e| Error::io("write", &target)(e.error))
         })
     })
 }

@@ -137,6 +137,35 @@ fn an_input_that_loses_its_last_bytes_is_an_error_and_leaves_nothing() {
 }
 
 #[test]
+fn a_folder_that_goes_away_is_an_error_and_leaves_nothing() {
+    let folder = Folder::new();
+    sparse(&folder, "x.npy", &[1 << 15, 4096]); // half a second of work
+    for (args, gone) in [
+        ("rms-norm x.npy --save-stats there/s.safetensors -o y.npy", "there/s.safetensors"),
+        ("rms-norm x.npy --save-stats s.safetensors -o there/y.npy", "there/y.npy"),
+        ("batch-norm x.npy --save-stats there/s.safetensors -o y.npy", "there/s.safetensors"),
+    ] {
+        fs::create_dir(folder.path("there")).expect("made");
+        let mut child = shell(&folder, &format!("exec timeout 60 \"$ISONORM\" {args} --level scalar"));
+        let mut child = child.stderr(Stdio::piped()).spawn().expect("bash runs");
+        let started = Instant::now();
+        while fs::read_dir(folder.path("there")).expect("a folder").count() == 0 {
+            assert!(started.elapsed() < Duration::from_secs(20), "no temporary file appears");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        std::thread::sleep(Duration::from_millis(50)); // all outputs are made one after another
+        fs::remove_dir_all(folder.path("there")).expect("removed");
+        let status = child.wait().expect("it ends");
+        let text = stderr(&mut child);
+        assert_eq!(status.code(), Some(2), "{args}: {text}");
+        assert!(text.contains(gone) && text.contains("no such file or folder") && text.lines().count() == 1, "{text}");
+        let left: Vec<String> =
+            folder.files().into_iter().filter(|name| name.contains("tmp") || name == "y.npy").collect();
+        assert!(left.is_empty(), "{args}: {left:?}");
+    }
+}
+
+#[test]
 fn a_closed_pipe_is_quiet_and_the_output_whole() {
     let folder = Folder::new();
     folder.npy("x.npy", &Tensor::varied(DType::F32, &[4, 6], 1));
