@@ -146,7 +146,7 @@ fn a_folder_that_goes_away_is_an_error_and_leaves_nothing() {
         ("batch-norm x.npy --save-stats there/s.safetensors -o y.npy", "there/s.safetensors"),
     ] {
         fs::create_dir(folder.path("there")).expect("made");
-        let mut child = shell(&folder, &format!("exec timeout 60 \"$ISONORM\" {args} --level scalar"));
+        let mut child = shell(&folder, &format!("exec timeout -s KILL 60 \"$ISONORM\" {args} --level scalar"));
         let mut child = child.stderr(Stdio::piped()).spawn().expect("bash runs");
         let started = Instant::now();
         while fs::read_dir(folder.path("there")).expect("a folder").count() == 0 {
