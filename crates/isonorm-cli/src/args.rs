@@ -1,9 +1,13 @@
 //! The command line: what may be given, in what words. What it means is the library's.
 
+use std::num::{IntErrorKind, ParseIntError};
+use std::str::FromStr;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use isonorm::{DType, Level, Recipe};
 
-use crate::tensor::Place;
+use crate::error::{Error, Result};
+use crate::tensor::{Format, Place};
 
 /// Normalization layers with the same bits everywhere, at the speed of memory.
 ///
@@ -71,7 +75,7 @@ pub struct Common {
     #[arg(long)]
     pub bf16: bool,
     /// Threads to use; the bits are the same for any number [default: all cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count::<usize>)]
     pub threads: Option<usize>,
     /// Instruction set: scalar, avx2, avx512 or neon; the bits are the same [default: the fastest here]
     #[arg(long, value_name = "L")]
@@ -82,6 +86,23 @@ pub struct Common {
     /// Print the summary as one JSON object on standard output
     #[arg(long)]
     pub json: bool,
+}
+
+impl Common {
+    /// Refuses `--bf16`, which is about npy files, where none is named among these and `more`.
+    pub(crate) fn check_bf16<'a>(&'a self, more: impl IntoIterator<Item = &'a Option<Place>>) -> Result<()> {
+        let named = [&self.x, &self.output].into_iter().chain(&self.weight).chain(&self.bias);
+        check_bf16(self.bf16, named.chain(more.into_iter().flatten()))
+    }
+}
+
+/// Refuses an idle `--bf16`: whoever gives it may believe that it chooses a type.
+pub(crate) fn check_bf16<'a>(given: bool, mut named: impl Iterator<Item = &'a Place>) -> Result<()> {
+    if given && named.all(|place| place.format != Format::Npy) {
+        let found = "--bf16 says how npy files hold bf16, but none is named";
+        return Err(Error::usage(found, "leave it out; --dtype bf16 chooses the type"));
+    }
+    Ok(())
 }
 
 /// rms-norm and layer-norm.
@@ -97,7 +118,7 @@ pub struct Row {
     #[arg(long, value_enum, default_value = "torch")]
     pub recipe: RecipeName,
     /// rms-norm: take the mean square of the first K elements only
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = count::<usize>)]
     pub partial: Option<usize>,
     /// Added to X first, and rounded to its own type
     #[arg(long, value_name = "R")]
@@ -130,6 +151,7 @@ pub struct Batch {
     pub momentum: Option<f64>,
     /// Average over all batches, of which the running statistics have seen N
     #[arg(long, value_name = "N", requires = "running_mean", conflicts_with = "momentum")]
+    #[arg(allow_negative_numbers = true, value_parser = count::<u64>)]
     pub cumulative: Option<u64>,
     /// Update the running variance with the biased variance
     #[arg(long, requires = "running_mean")]
@@ -146,7 +168,7 @@ pub struct Group {
     #[arg(long, value_enum, default_value = "nchw")]
     pub layout: Layout,
     /// Groups, which must divide the channels
-    #[arg(long, value_name = "G")]
+    #[arg(long, value_name = "G", allow_negative_numbers = true, value_parser = count::<usize>)]
     pub groups: usize,
 }
 
@@ -176,7 +198,7 @@ pub struct Verify {
 #[derive(Args, Debug)]
 pub struct Bench {
     /// Threads of the second column [default: all cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count::<usize>)]
     pub threads: Option<usize>,
     /// Instruction set [default: the fastest here]
     #[arg(long, value_name = "L")]
@@ -184,6 +206,14 @@ pub struct Bench {
     /// Print the table as one JSON object on standard output
     #[arg(long)]
     pub json: bool,
+}
+
+/// A number of things, with an error that says so.
+pub(crate) fn count<T: FromStr<Err = ParseIntError>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: ParseIntError| match error.kind() {
+        IntErrorKind::PosOverflow => "it is too large".to_owned(),
+        _ => "expected a whole number of at least 0".to_owned(),
+    })
 }
 
 /// A rounding recipe by its name.

@@ -3,13 +3,15 @@
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
+use crate::summary::cores;
+
 /// Long enough to be steady, short enough not to be noticed.
 const BUDGET: Duration = Duration::from_millis(20);
 
-/// Bytes read plus written in a second by `copy_from_slice` of `bytes` bytes, shared by `threads` threads; nothing
-/// where the memory for it cannot be had.
+/// Bytes read plus written in a second by `copy_from_slice` of `bytes` bytes, shared by `threads` threads, but no
+/// more than there are cores: others would wait for one. Nothing where the memory for it cannot be had.
 pub(crate) fn measure(bytes: usize, threads: usize) -> Option<f64> {
-    let threads = threads.max(1);
+    let threads = threads.clamp(1, cores());
     let part = (bytes / threads).max(1);
     let pairs: Vec<(Vec<u8>, Vec<u8>)> =
         (0..threads).map(|_| Some((filled(part)?, filled(part)?))).collect::<Option<_>>()?;

@@ -76,6 +76,12 @@ pub enum Error {
         /// Bytes there are.
         found: u64,
     },
+    /// An input that is not what it was when it was opened.
+    #[error("{} changed while it was read: no output was written; run the same command again when nobody writes to it", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// A tensor of a type that no norm takes.
     #[error("{at} is {found}, expected f32, f64, f16 or bf16: {remedy}")]
     Unsupported {
@@ -231,17 +237,22 @@ impl fmt::Display for AxisBounds {
     }
 }
 
-/// Tensor names, the first dozen of them.
+/// Tensor names, the first dozen of them, each as far as it fits a line.
 struct Names<'a>(&'a [String]);
 
 impl fmt::Display for Names<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 12;
+        const LONGEST: usize = 80;
         if self.0.is_empty() {
             return f.write_str("none");
         }
         for (i, name) in self.0.iter().take(SHOWN).enumerate() {
-            write!(f, "{}{}", if i > 0 { ", " } else { "" }, name)?;
+            let (shown, more) = match name.char_indices().nth(LONGEST) {
+                Some((end, _)) => (&name[..end], "..."),
+                None => (name.as_str(), ""),
+            };
+            write!(f, "{}{shown}{more}", if i > 0 { ", " } else { "" })?;
         }
         if self.0.len() > SHOWN {
             write!(f, " and {} more", self.0.len() - SHOWN)?;

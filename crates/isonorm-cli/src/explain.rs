@@ -24,7 +24,7 @@ mod values;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use crate::args::{RecipeName, Type};
+use crate::args::{RecipeName, Type, check_bf16, count};
 use crate::error::{Error, Result};
 use crate::output;
 use crate::tensor::Place;
@@ -50,10 +50,10 @@ pub struct Args {
     #[arg(long)]
     bf16: bool,
     /// One weight for each normalized element or channel: '[1, 2, 3]' or a tensor file
-    #[arg(long, value_name = "W")]
+    #[arg(long, value_name = "W", allow_negative_numbers = true)]
     weight: Option<String>,
     /// One bias for each normalized element or channel: '[1, 2, 3]' or a tensor file
-    #[arg(long, value_name = "B")]
+    #[arg(long, value_name = "B", allow_negative_numbers = true)]
     bias: Option<String>,
     /// What keeps the root away from 0 [default: 1e-6 for rms-norm, else 1e-5]
     #[arg(long, value_name = "E", allow_hyphen_values = true)]
@@ -65,10 +65,10 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "torch")]
     recipe: RecipeName,
     /// Only the first K elements enter the mean square (rms-norm)
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = count::<usize>)]
     partial: Option<usize>,
     /// Groups of channels (group-norm) [default: 2]
-    #[arg(long, value_name = "G")]
+    #[arg(long, value_name = "G", allow_negative_numbers = true, value_parser = count::<usize>)]
     groups: Option<usize>,
     /// Draw the order in which a row is summed
     #[arg(long)]
@@ -79,6 +79,13 @@ pub struct Args {
     /// Write the explanation to FILE as one self-contained page
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+}
+
+impl Args {
+    /// The files named.
+    fn places(&self) -> Vec<Place> {
+        [&self.x, &self.weight, &self.bias].into_iter().flatten().filter_map(|text| text.parse().ok()).collect()
+    }
 }
 
 /// What can be explained.
@@ -104,6 +111,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn explain(args: &Args) -> Result<Explanation> {
+    check_bf16(args.bf16, args.places().iter())?;
     let source = Source::of(args)?;
     if args.norm == Norm::Compare {
         return compare::explain(args, &source);
@@ -131,13 +139,12 @@ fn print(explanation: &Explanation) -> Result<()> {
 /// Writes the page, but not over what it explains.
 fn write_page(args: &Args, path: &Path, page: &str) -> Result<()> {
     output::resolve(path)?; // before anything opens it: a pipe would wait for its other end
-    let files = [&args.x, &args.weight, &args.bias].into_iter().flatten().filter_map(|text| text.parse::<Place>().ok());
-    for input in files {
+    for input in args.places() {
         if same_file::is_same_file(path, &input.path).unwrap_or(false) {
             return Err(Error::SameFile { output: path.to_owned(), what: "input", other: input.path });
         }
     }
     output::write_text(path, page)?;
-    crate::tell(format_args!("wrote {}", path.display()));
+    crate::tell(format_args!("wrote {}", crate::OneLine(path.display())));
     Ok(())
 }

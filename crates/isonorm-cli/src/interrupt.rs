@@ -1,4 +1,5 @@
-//! Ctrl-C and its like: temporary files are removed, then the program ends with status 130.
+//! Ctrl-C and its like: temporary files are removed, then the program ends with status 130, or 2 where an input
+//! was lost.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,24 +12,40 @@ fn temporary() -> MutexGuard<'static, Vec<PathBuf>> {
     TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Watches for Ctrl-C, a request to terminate and a lost terminal; makes a file-size limit an error.
+/// Watches for Ctrl-C, a request to terminate and a lost terminal; makes a file-size limit an error, and a file
+/// that is shortened while it is mapped.
 pub(crate) fn watch() {
     // Where there is no handler to be had, a signal ends the program as it always does.
-    let _ = ctrlc::set_handler(|| {
-        // Held to the end, so that nothing is renamed or made meanwhile.
-        let files = temporary();
-        for file in files.iter() {
-            let _ = fs::remove_file(file);
-        }
-        crate::say(format_args!("interrupted: no output was written; run the same command again"));
-        std::process::exit(130);
-    });
+    let _ = ctrlc::set_handler(|| end(130, "interrupted: no output was written; run the same command again"));
     #[cfg(unix)]
     {
         // By default a write past `ulimit -f` kills; with a handler it fails with an error to report.
         let flag = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, flag);
+        let _ = std::thread::Builder::new().spawn(watch_maps);
     }
+}
+
+/// Ends the program when a page that is read is gone from its file. The thread that reads it does nothing but
+/// meet it again and again until then.
+#[cfg(unix)]
+fn watch_maps() {
+    crate::tensor::map::reset_sigbus();
+    let Ok(mut signals) = signal_hook::iterator::Signals::new([signal_hook::consts::SIGBUS]) else { return };
+    if signals.forever().next().is_some() {
+        end(2, "a file was shortened while it was read: no output was written; run the same command again");
+    }
+}
+
+/// Removes the temporary files and ends the program.
+fn end(status: i32, why: &str) {
+    // Held to the end, so that nothing is renamed or made meanwhile.
+    let files = temporary();
+    for file in files.iter() {
+        let _ = fs::remove_file(file);
+    }
+    crate::say(why);
+    std::process::exit(status);
 }
 
 /// Makes a file by `make`, to be removed on an interrupt until [`release`]d.

@@ -21,7 +21,7 @@ mod summary;
 pub mod tensor;
 mod verify;
 
-use std::fmt::{Display, Write as _};
+use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
@@ -39,12 +39,17 @@ pub fn main() -> ExitCode {
     interrupt::watch();
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if is_closed_pipe(&error) => ExitCode::from(2), // the reader has gone: nobody to tell
-        Err(error) => {
-            say(format_args!("{error:#}"));
-            ExitCode::from(error.downcast_ref::<error::Error>().map_or(2, error::Error::status))
-        }
+        Err(error) => failure(&error),
     }
+}
+
+/// Says what went wrong, and gives the exit status.
+fn failure(error: &anyhow::Error) -> ExitCode {
+    if is_closed_pipe(error) {
+        return ExitCode::from(2); // the reader has gone: nobody to tell
+    }
+    say(error); // its own text alone: an error of a file has its cause in it
+    ExitCode::from(error.downcast_ref::<error::Error>().map_or(2, error::Error::status))
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
@@ -64,9 +69,11 @@ fn run(command: Command) -> anyhow::Result<()> {
 /// Help and version as they are; anything else in one line.
 fn misuse(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
-        return match write!(io::stdout(), "{}", error.render()) {
+        let mut out = io::stdout().lock();
+        let written = write!(out, "{}", error.render()).and_then(|()| out.flush());
+        return match written.map_err(error::Error::io("write", std::path::Path::new("standard output"))) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::from(2),
+            Err(error) => failure(&error.into()),
         };
     }
     let text = error.to_string();
@@ -84,19 +91,29 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
         .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
 }
 
-/// One line on standard error. Whatever a file put into a name cannot break the line or move the cursor.
+/// One line on standard error.
 pub(crate) fn say(message: impl Display) {
-    let mut line = String::from("isonorm: ");
-    for c in message.to_string().chars() {
-        match c {
-            '\n' | '\r' | '\t' => line.push(' '),
-            c if c.is_control() => {
-                let _ = write!(line, "{}", c.escape_default());
+    let line = OneLine(message).to_string();
+    let _ = writeln!(io::stderr(), "isonorm: {line}");
+}
+
+/// A text in one line: whatever a file put into a name cannot break the line, move the cursor or turn its direction.
+pub(crate) struct OneLine<T>(pub(crate) T);
+
+impl<T: Display> Display for OneLine<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.to_string().chars() {
+            match c {
+                '\n' | '\r' | '\t' => f.write_char(' ')?,
+                '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}' => {
+                    c.escape_unicode().fmt(f)?
+                }
+                c if c.is_control() => c.escape_default().fmt(f)?,
+                c => f.write_char(c)?,
             }
-            c => line.push(c),
         }
+        Ok(())
     }
-    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// A summary for people, on standard error.

@@ -13,7 +13,7 @@ use tempfile::{NamedTempFile, TempPath};
 use crate::error::{Error, Result, bytes_of};
 use crate::interrupt;
 use crate::tensor::safetensors::Entry;
-use crate::tensor::{Format, Place, Tensor, map, npy, safetensors};
+use crate::tensor::{self, Format, Place, Tensor, map, npy, safetensors};
 
 /// A file being written.
 #[derive(Debug)]
@@ -89,14 +89,13 @@ impl Drop for Output {
 
 /// Puts all files in their places, or none where the first cannot be.
 pub(crate) fn finish(outputs: Vec<Output>) -> Result<()> {
-    let paths: Vec<PathBuf> =
-        outputs.iter().filter_map(|output| output.temporary.as_deref().map(Path::to_path_buf)).collect();
+    // Out of their outputs, which would ask for the list of temporary files on being dropped while it is held.
+    let places = outputs.into_iter().filter_map(|mut output| Some((output.temporary.take()?, output.target.clone())));
+    let places: Vec<(TempPath, PathBuf)> = places.collect();
+    let paths: Vec<PathBuf> = places.iter().map(|(temporary, _)| temporary.to_path_buf()).collect();
     interrupt::release(&paths, || {
-        outputs.into_iter().try_for_each(|mut output| match output.temporary.take() {
-            Some(temporary) => {
-                temporary.persist(&output.target).map_err(|e| Error::io("write", &output.target)(e.error))
-            }
-            None => Ok(()),
+        places.into_iter().try_for_each(|(temporary, target)| {
+            temporary.persist(&target).map_err(|e| Error::io("write", &target)(e.error))
         })
     })
 }
@@ -164,19 +163,33 @@ pub(crate) fn check_distinct(outputs: &[&Place], inputs: &[&Tensor]) -> Result<(
     Ok(())
 }
 
-/// Where a path leads, through links; the file itself need not exist.
+/// Where a path leads, through links; the file itself need not exist. A link to nothing leads to where it points.
 pub(crate) fn resolve(path: &Path) -> Result<PathBuf> {
     match fs::metadata(path) {
         Ok(about) if about.is_file() => path.canonicalize().map_err(Error::io("write", path)),
         Ok(about) => {
-            let what = if about.is_dir() { "a directory" } else { "a pipe or a device" };
+            let what = tensor::what(about.file_type());
             Err(Error::NotAFile { path: path.to_owned(), what, remedy: "name a file to write" })
         }
-        Err(_) => {
-            let folder = folder(path).canonicalize().map_err(Error::io("write", path))?;
-            Ok(path.file_name().map_or(folder.clone(), |name| folder.join(name)))
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => missing(path),
+        Err(error) => Err(Error::io("write", path)(error)),
     }
+}
+
+/// Links in a chain that are followed, as many as Linux follows.
+const MOST_LINKS: usize = 40;
+
+/// Where a file that is not there will be.
+fn missing(path: &Path) -> Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        let Ok(link) = fs::read_link(&path) else { break };
+        path = folder(&path).join(link);
+    }
+    let is_folder = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    let name = path.file_name().filter(|_| !is_folder);
+    let name = name.ok_or_else(|| Error::io("write", &path)(io::ErrorKind::NotFound.into()))?;
+    Ok(folder(&path).canonicalize().map_err(Error::io("write", &path))?.join(name))
 }
 
 fn folder(path: &Path) -> &Path {

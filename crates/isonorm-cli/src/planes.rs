@@ -18,25 +18,34 @@ use crate::tensor::{Buffer, Place, Tensor};
 /// Runs `batch-norm`.
 pub(crate) fn batch(args: &Batch) -> Result<()> {
     let common = &args.common;
-    if args.running_mean.is_some() && !args.eval && common.save_stats.is_none() {
-        let found = "training updates the running statistics, but they are written nowhere";
-        return Err(Error::usage(found, "add --save-stats S.safetensors, or --eval to use them unchanged"));
-    }
-    if args.eval && common.save_stats.is_some() {
-        return Err(Error::usage("--eval computes no statistics to save", "leave out --save-stats or --eval"));
-    }
-    let open = |place: &Option<Place>| place.as_ref().map(|place| Tensor::open(place, common.bf16)).transpose();
-    let (mean, var) = (open(&args.running_mean)?, open(&args.running_var)?);
-    let input = Input::open(common, args.layout, [mean.as_ref(), var.as_ref()].into_iter().flatten().collect())?;
-    let channels = input.geometry.channels;
-    let load = |tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| param(tensor, &[channels])).transpose();
-    let running = load(&mean)?.zip(load(&var)?);
+    check_batch(args)?;
+    let mut input = Input::open(common, args.layout, [&args.running_mean, &args.running_var])?;
+    let running = input.running.take();
     let norm = batch_norm(args, &input);
     match running {
         Some((mean, var)) if args.eval => {
             input.by_sample("batch-norm", common, None, |io| Ok(norm.evaluate(io, mean.slice(), var.slice())?))
         }
         running => train(&norm, running, &input, common),
+    }
+}
+
+/// Refuses options of training in evaluation, and updates that would be written nowhere.
+fn check_batch(args: &Batch) -> Result<()> {
+    let saves = args.common.save_stats.is_some();
+    if args.running_mean.is_some() && !args.eval && !saves {
+        let found = "training updates the running statistics, but they are written nowhere";
+        return Err(Error::usage(found, "add --save-stats S.safetensors, or --eval to use them unchanged"));
+    }
+    let of_training = [
+        (saves, "--save-stats", "computes no statistics to save"),
+        (args.momentum.is_some(), "--momentum", "updates no running statistics, so it has no momentum"),
+        (args.cumulative.is_some(), "--cumulative", "updates no running statistics, so it averages none"),
+        (args.biased_running_var, "--biased-running-var", "updates no running variance, biased or not"),
+    ];
+    match of_training.into_iter().find(|(given, ..)| args.eval && *given) {
+        Some((_, flag, why)) => Err(Error::usage(format!("--eval {why}"), format!("leave out {flag} or --eval"))),
+        None => Ok(()),
     }
 }
 
@@ -81,20 +90,21 @@ fn train(norm: &BatchNorm<'_>, mut running: Option<(Buffer, Buffer)>, input: &In
     let mut digest = Digest::new(machine.threads);
     digest.update(target.bytes());
     drop(target);
+    input.check_unchanged()?;
     output::finish(stats.map(|stats| stats.output).into_iter().chain([y]).collect())?;
     input.report("batch-norm", common, time, digest)
 }
 
 /// Runs `group-norm`.
 pub(crate) fn group(args: &Group) -> Result<()> {
-    let input = Input::open(&args.common, args.layout, Vec::new())?;
+    let input = Input::open(&args.common, args.layout, [&None, &None])?;
     let norm = input.options(&args.common, GroupNorm::new(args.groups, input.geometry.channels));
     input.by_sample("group-norm", &args.common, Some(args.groups), |io| Ok(norm.apply(io)?))
 }
 
 /// Runs `instance-norm`.
 pub(crate) fn instance(args: &Instance) -> Result<()> {
-    let input = Input::open(&args.common, args.layout, Vec::new())?;
+    let input = Input::open(&args.common, args.layout, [&None, &None])?;
     let norm = input.options(&args.common, InstanceNorm::new(input.geometry.channels));
     input.by_sample("instance-norm", &args.common, Some(input.geometry.channels), |io| Ok(norm.apply(io)?))
 }
@@ -148,22 +158,36 @@ struct Input {
     geometry: Geometry,
     weight: Option<Buffer>,
     bias: Option<Buffer>,
+    /// The running mean and variance.
+    running: Option<(Buffer, Buffer)>,
+    /// The files of all these.
+    others: Vec<Tensor>,
 }
 
 impl Input {
-    /// Opens everything and refuses outputs that would replace an input; `more` are further inputs.
-    fn open(common: &Common, layout: Layout, more: Vec<&Tensor>) -> Result<Self> {
+    /// Opens everything and refuses outputs that would replace an input.
+    fn open(common: &Common, layout: Layout, [mean, var]: [&Option<Place>; 2]) -> Result<Self> {
+        common.check_bf16([mean, var])?;
         let machine = Machine::new(common.threads, common.level);
         let open = |place: &Option<Place>| place.as_ref().map(|place| Tensor::open(place, common.bf16)).transpose();
         let x = Tensor::open(&common.x, common.bf16)?;
-        let (weight, bias) = (open(&common.weight)?, open(&common.bias)?);
+        let (weight, bias, mean, var) = (open(&common.weight)?, open(&common.bias)?, open(mean)?, open(var)?);
         let geometry = Geometry::of(&x, layout)?;
-        let inputs: Vec<&Tensor> = [&x].into_iter().chain(&weight).chain(&bias).chain(more).collect();
+        let load =
+            |tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| param(tensor, &[geometry.channels])).transpose();
+        let params = (load(&weight)?, load(&bias)?, load(&mean)?.zip(load(&var)?));
+        let others: Vec<Tensor> = [weight, bias, mean, var].into_iter().flatten().collect();
+        let inputs: Vec<&Tensor> = [&x].into_iter().chain(&others).collect();
         let outputs: Vec<&Place> = [&common.output].into_iter().chain(&common.save_stats).collect();
         check_distinct(&outputs, &inputs)?;
-        let load = |tensor: Option<Tensor>| tensor.map(|tensor| param(&tensor, &[geometry.channels])).transpose();
         let y_dtype = common.dtype.map_or(x.dtype, DType::from);
-        Ok(Input { machine, y_dtype, geometry, weight: load(weight)?, bias: load(bias)?, x })
+        let (weight, bias, running) = params;
+        Ok(Input { machine, x, y_dtype, geometry, weight, bias, running, others })
+    }
+
+    /// Refuses inputs that somebody changed meanwhile.
+    fn check_unchanged(&self) -> Result<()> {
+        [&self.x].into_iter().chain(&self.others).try_for_each(Tensor::check_unchanged)
     }
 
     fn options<'a, N: Options<'a>>(&'a self, common: &Common, norm: N) -> N {
@@ -219,6 +243,7 @@ impl Input {
             file.write(samples.start * groups, &saved)
         })?;
         drop(progress);
+        self.check_unchanged()?;
         output::finish(stats.map(|(stats, _)| stats.output).into_iter().chain([y]).collect())?;
         self.report(name, common, time, digest)
     }

@@ -43,6 +43,7 @@ impl Norm<'_> {
 /// Runs one norm of rows from files to files.
 pub(crate) fn run(kind: Kind, args: &Row) -> Result<()> {
     let common = &args.common;
+    common.check_bf16([&args.residual, &args.residual_out])?;
     let machine = Machine::new(common.threads, common.level);
     let inputs = Inputs::open(args)?;
     let axes = Axes::new(&inputs.x.shape, &args.axis)?;
@@ -61,6 +62,7 @@ pub(crate) fn run(kind: Kind, args: &Row) -> Result<()> {
     } else {
         job.gather(digest)?
     };
+    inputs.all().into_iter().try_for_each(Tensor::check_unchanged)?;
     output::finish(outputs.into_files())?;
     let finished = Finished {
         norm: if kind == Kind::Rms { "rms-norm" } else { "layer-norm" },
@@ -131,10 +133,19 @@ pub(crate) fn param(tensor: &Tensor, shape: &[usize]) -> Result<Buffer> {
     if tensor.fortran || (found.len() > 1 && found != without_ones(shape)) {
         let len: usize = shape.iter().product();
         let order = if tensor.fortran { " in row-major order (numpy.ascontiguousarray)" } else { "" };
-        let expected = format!("[{len}] or {shape:?}{order}");
+        let same = if shape == [len] { String::new() } else { format!(" or {shape:?}") };
+        let expected = format!("[{len}]{same}{order}");
         return Err(Error::Shape { at: tensor.place.to_string(), found: tensor.shape.clone(), expected });
     }
     tensor.whole()
+}
+
+/// The gemma recipe adds to the weight, so there must be one.
+pub(crate) fn gemma_without_weight() -> Error {
+    Error::usage(
+        "--recipe gemma adds 1 to the weight, but no --weight is given",
+        "add --weight W, or leave out --recipe",
+    )
 }
 
 fn norm<'a>(kind: Kind, args: &Row, params: &'a Params, hidden: usize, machine: &Machine) -> Result<Norm<'a>> {
@@ -145,6 +156,9 @@ fn norm<'a>(kind: Kind, args: &Row, params: &'a Params, hidden: usize, machine: 
     }
     if kind == Kind::Layer && args.partial.is_some() {
         return Err(Error::usage("--partial is of rms-norm alone", "leave it out, or use rms-norm"));
+    }
+    if offset != 0.0 && params.weight.is_none() {
+        return Err(gemma_without_weight());
     }
     macro_rules! options {
         ($norm:expr) => {{

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use isonorm::{Cpu, DType, Level};
 use serde::Serialize;
 
+use crate::OneLine;
 use crate::args::Common;
 use crate::copy_speed;
 use crate::error::{Result, bytes_of};
@@ -175,7 +176,7 @@ impl fmt::Display for Summary {
         } else {
             format!("{} to {}", self.dtype, self.output_dtype)
         };
-        writeln!(f, "{:<9} {:?} {types}, written to {}", self.norm, self.shape, self.output.display())?;
+        writeln!(f, "{:<9} {:?} {types}, written to {}", self.norm, self.shape, OneLine(self.output.display()))?;
         writeln!(
             f,
             "time      {} in the norm, {} in all ({}, {} thread{})",

@@ -8,18 +8,8 @@ use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Folder, Tensor};
+use common::{Folder, Tensor, sparse};
 use isonorm::DType;
-use isonorm_cli::tensor::npy;
-
-/// An npy file of zeros that takes no room.
-fn sparse(folder: &Folder, name: &str, shape: &[usize]) {
-    let header = npy::header(DType::F32, shape);
-    folder.write(name, &header);
-    let file = File::options().write(true).open(folder.path(name)).expect("there");
-    let len = header.len() + shape.iter().product::<usize>() * 4;
-    file.set_len(len as u64).expect("a sparse file");
-}
 
 /// The program by way of a shell, so that limits can be set.
 fn shell(folder: &Folder, script: &str) -> Command {
@@ -105,6 +95,76 @@ fn an_interrupt_leaves_nothing() {
     }
 }
 
+/// Starts a run of seconds on 1 GiB of zeros, shortens its input to `len(whole)` bytes when its temporary file
+/// appears, and gives its status and what it says.
+fn shortened(folder: &Folder, norm: &str, len: impl Fn(u64) -> u64) -> (Option<i32>, String) {
+    sparse(folder, "x.npy", &[1 << 8, 1 << 8, 4096]);
+    let mut child = shell(folder, &format!("exec \"$ISONORM\" {norm} x.npy --level scalar --threads 2 -o y.npy"));
+    let mut child = child.stderr(Stdio::piped()).spawn().expect("bash runs");
+    let started = Instant::now();
+    while folder.files().len() < 2 {
+        assert!(started.elapsed() < Duration::from_secs(20), "no temporary file appears");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let file = File::options().write(true).open(folder.path("x.npy")).expect("there");
+    file.set_len(len(file.metadata().expect("there").len())).expect("shortened");
+    let status = child.wait().expect("it ends");
+    (status.code(), stderr(&mut child))
+}
+
+#[test]
+fn an_input_that_loses_its_pages_is_an_error_and_leaves_nothing() {
+    let folder = Folder::new();
+    for norm in ["rms-norm", "layer-norm --axis 0", "batch-norm", "instance-norm"] {
+        let (status, text) = shortened(&folder, norm, |_| 1 << 20);
+        assert_eq!(status, Some(2), "{norm}: {text}");
+        assert!(text.starts_with("isonorm: a file was shortened while it was read: no output"), "{norm}: {text}");
+        assert_eq!(text.lines().count(), 1, "{norm}: {text}");
+        assert_eq!(folder.files(), ["x.npy"], "{norm}");
+    }
+}
+
+#[test]
+fn an_input_that_loses_its_last_bytes_is_an_error_and_leaves_nothing() {
+    let folder = Folder::new();
+    for norm in ["rms-norm", "instance-norm"] {
+        let (status, text) = shortened(&folder, norm, |whole| whole - 100); // the rest of the page reads as zeros
+        assert_eq!(status, Some(2), "{norm}: {text}");
+        assert!(text.starts_with("isonorm: x.npy changed while it was read: no output"), "{norm}: {text}");
+        assert_eq!(text.lines().count(), 1, "{norm}: {text}");
+        assert_eq!(folder.files(), ["x.npy"], "{norm}");
+    }
+}
+
+#[test]
+fn a_folder_that_goes_away_is_an_error_and_leaves_nothing() {
+    let folder = Folder::new();
+    sparse(&folder, "x.npy", &[1 << 15, 4096]); // half a second of work
+    for (args, gone) in [
+        ("rms-norm x.npy --save-stats there/s.safetensors -o y.npy", "there/s.safetensors"),
+        ("rms-norm x.npy --save-stats s.safetensors -o there/y.npy", "there/y.npy"),
+        ("batch-norm x.npy --save-stats there/s.safetensors -o y.npy", "there/s.safetensors"),
+    ] {
+        fs::create_dir(folder.path("there")).expect("made");
+        let mut child = shell(&folder, &format!("exec timeout -s KILL 60 \"$ISONORM\" {args} --level scalar"));
+        let mut child = child.stderr(Stdio::piped()).spawn().expect("bash runs");
+        let started = Instant::now();
+        while fs::read_dir(folder.path("there")).expect("a folder").count() == 0 {
+            assert!(started.elapsed() < Duration::from_secs(20), "no temporary file appears");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        std::thread::sleep(Duration::from_millis(50)); // all outputs are made one after another
+        fs::remove_dir_all(folder.path("there")).expect("removed");
+        let status = child.wait().expect("it ends");
+        let text = stderr(&mut child);
+        assert_eq!(status.code(), Some(2), "{args}: {text}");
+        assert!(text.contains(gone) && text.contains("no such file or folder") && text.lines().count() == 1, "{text}");
+        let left: Vec<String> =
+            folder.files().into_iter().filter(|name| name.contains("tmp") || name == "y.npy").collect();
+        assert!(left.is_empty(), "{args}: {left:?}");
+    }
+}
+
 #[test]
 fn a_closed_pipe_is_quiet_and_the_output_whole() {
     let folder = Folder::new();
@@ -129,7 +189,9 @@ fn a_closed_standard_output_is_no_panic() {
         println!("skipped: there is no /dev/full");
         return;
     }
-    for command in ["rms-norm x.npy --json -o y.npy", "verify --json --level scalar"] {
+    let commands =
+        ["rms-norm x.npy --json -o y.npy", "verify --json --level scalar", "explain rms-norm", "--help", "--version"];
+    for command in commands {
         let output = shell(&folder, &format!("\"$ISONORM\" {command} > /dev/full")).output().expect("bash runs");
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{text}");

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Folder, Tensor};
+use common::{Folder, Tensor, npy_file};
 use isonorm::DType;
 use isonorm_cli::tensor::{self, Place, npy, safetensors};
 use proptest::prelude::*;
@@ -27,11 +27,6 @@ fn open(name: &str, bytes: &[u8]) -> bool {
             false
         }
     }
-}
-
-fn npy_file(text: &str, data: usize) -> Vec<u8> {
-    let len = u16::try_from(text.len()).expect("short").to_le_bytes();
-    [b"\x93NUMPY\x01\x00".as_slice(), &len, text.as_bytes(), &vec![0; data]].concat()
 }
 
 fn lengths() -> impl Strategy<Value = u64> {

@@ -79,7 +79,12 @@ impl Call<'_> {
             Some(r) => r.data.dtype(),
             None => io.x.as_ref().map_or(io.y.data.dtype(), |x| x.data.dtype()),
         };
-        self.check_types(&io, dtype)?;
+        self.check_types(&io, dtype).map_err(|error| match error {
+            Error::Type { name, found, expected, .. } if io.r.is_some() => {
+                Error::Type { name, found, like: "x + residual", expected }
+            }
+            other => other,
+        })?;
         let mut walks = Walks { grid: Grid::of(1), each: [Walk::contiguous(0); 5] };
         if !io.walk_contiguous(self.hidden, &mut walks) {
             self.walk(&io, &mut walks)?;
@@ -98,14 +103,14 @@ impl Call<'_> {
     }
 
     fn check_types(&self, io: &Io<'_>, dtype: DType) -> Result<(), Error> {
-        self.check_params(dtype)?;
-        check_type("y", io.y.data.dtype(), dtype)?;
         if let (Some(x), Some(_)) = (&io.x, &io.residual) {
             check_type("x", x.data.dtype(), dtype)?;
         }
         if let Some(Some(residual)) = &io.residual {
             check_type("residual", residual.data.dtype(), dtype)?;
         }
+        self.check_params(dtype)?;
+        check_type(if io.x.is_some() { "y" } else { "x" }, io.y.data.dtype(), dtype)?;
         let (found, expected) = match &io.stats {
             Some(StatsMut::F32(_)) if dtype == DType::F64 => (DType::F32, DType::F64),
             Some(StatsMut::F64(_)) if dtype != DType::F64 => (DType::F64, DType::F32),

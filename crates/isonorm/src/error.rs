@@ -1,5 +1,7 @@
 //! What can be wrong with a call: one small enum, each variant a fact with its numbers.
 
+use std::fmt;
+
 use crate::element::DType;
 use crate::level::Level;
 
@@ -87,17 +89,20 @@ pub enum Error {
         /// The most there can be.
         most: usize,
     },
-    /// A type that does not go with x's type.
+    /// A type that does not go with the type of what is normalized.
     #[error(
-        "{name} is {found}, which does not go with x of {x}: f64 goes with f64 alone, and an f64 {name} needs x in f64"
+        "{name} is {found}, which does not go with {like} of {expected}: f64 goes with f64 alone, and {}",
+        InF64 { name, found, like }
     )]
     Type {
         /// Which tensor.
         name: &'static str,
         /// Its type.
         found: DType,
-        /// The type of x.
-        x: DType,
+        /// What is normalized: `x`, or `x + residual`, which has the type of r.
+        like: &'static str,
+        /// The type of that.
+        expected: DType,
     },
     /// A tensor that must have one given type has another.
     #[error("{name} is {found}, expected {expected}")]
@@ -172,4 +177,18 @@ pub enum Error {
         /// The name.
         found: String,
     },
+}
+
+/// Which of two tensors is f64 and so needs the other in f64.
+struct InF64<'a> {
+    name: &'a str,
+    found: &'a DType,
+    like: &'a str,
+}
+
+impl fmt::Display for InF64<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (wide, other) = if *self.found == DType::F64 { (self.name, self.like) } else { (self.like, self.name) };
+        write!(f, "an f64 {wide} needs {other} in f64")
+    }
 }

@@ -101,14 +101,15 @@ pub(crate) fn check_param(
         return Err(Error::ParameterLen { name, per, expected, found: param.len() });
     }
     if param.dtype() == DType::F64 && x != DType::F64 {
-        return Err(Error::Type { name, found: DType::F64, x });
+        return Err(Error::Type { name, found: DType::F64, like: "x", expected: x });
     }
     Ok(())
 }
 
 /// f64 goes with f64 alone.
 pub(crate) fn check_type(name: &'static str, found: DType, x: DType) -> Result<(), Error> {
-    if (found == DType::F64) == (x == DType::F64) { Ok(()) } else { Err(Error::Type { name, found, x }) }
+    let is_same = (found == DType::F64) == (x == DType::F64);
+    if is_same { Ok(()) } else { Err(Error::Type { name, found, like: "x", expected: x }) }
 }
 
 /// Parameters that a kernel reads where they are.

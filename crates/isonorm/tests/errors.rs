@@ -3,6 +3,7 @@
 
 mod support;
 
+use half::{bf16, f16};
 use isonorm::{Cpu, DType, Error, Io, LayerNorm, Level, RmsNorm, Rows, RowsMut, SliceMut, Stats};
 use support::{Saved, Tensor};
 
@@ -136,7 +137,8 @@ fn too_many_or_unequal_dimensions_are_refused() {
 
 #[test]
 fn f64_with_other_types_is_refused() {
-    let error = |name, found, x| Error::Type { name, found, x };
+    let error = |name, found, expected| Error::Type { name, found, like: "x", expected };
+    let of_sum = |name, found, expected| Error::Type { name, found, like: "x + residual", expected };
     let (wide, wide_x) = ([1.0f64; 4], [1.0f64; 12]);
     let text =
         "weight is f64, which does not go with x of f32: f64 goes with f64 alone, and an f64 weight needs x in f64";
@@ -152,12 +154,22 @@ fn f64_with_other_types_is_refused() {
     assert_eq!(RmsNorm::new(4).forward(&wide_x, y.slice_mut()), Err(error("y", DType::F32, DType::F64)));
     let (mut r, mut y) = (f64s(12), sentinel(12));
     let add = RmsNorm::new(4).apply(Io::add(&X, &X, r.slice_mut(), y.slice_mut()));
-    assert!(matches!(add, Err(Error::Type { found: DType::F32, x: DType::F64, .. })), "{add:?}");
+    assert_eq!(add, Err(of_sum("x", DType::F32, DType::F64)));
     let mut r = sentinel(12);
     let add = RmsNorm::new(4).apply(Io::add(&X, &wide_x, r.slice_mut(), y.slice_mut()));
-    assert_eq!(add, Err(error("residual", DType::F64, DType::F32)));
+    assert_eq!(add, Err(of_sum("residual", DType::F64, DType::F32)));
     let add = RmsNorm::new(4).apply(Io::add(&wide_x, &X, r.slice_mut(), y.slice_mut()));
-    assert_eq!(add, Err(error("x", DType::F64, DType::F32)));
+    assert_eq!(add, Err(of_sum("x", DType::F64, DType::F32)));
+    let add = RmsNorm::new(4).apply(Io::add_in_place(y.slice_mut(), f64s(12).slice_mut()));
+    assert_eq!(add, Err(of_sum("x", DType::F32, DType::F64)), "x is what becomes y");
+    let (half_x, mut sum) = ([bf16::ONE; 12], [f16::ONE; 12]);
+    let add = RmsNorm::new(4).weight(&wide).apply(Io::add(&half_x, &[f16::ONE; 12], &mut sum, y.slice_mut()));
+    let text = "weight is f64, which does not go with x + residual of f16: f64 goes with f64 alone, and an f64 weight \
+                needs x + residual in f64";
+    assert_eq!(add.map_err(|error| error.to_string()), Err(text.to_owned()));
+    let result = RmsNorm::new(4).forward(&wide_x, y.slice_mut()).map_err(|error| error.to_string());
+    let text = "y is f32, which does not go with x of f64: f64 goes with f64 alone, and an f64 x needs y in f64";
+    assert_eq!(result, Err(text.to_owned()));
     assert_eq!((r.array(), y.array()), (sentinel(12).array(), sentinel(12).array()), "an output was written");
 }
 

@@ -11,7 +11,11 @@ use super::values::{Values, gather};
 use super::{Args, Norm};
 use crate::args::RecipeName;
 use crate::error::{Error, Result};
+use crate::rows::gemma_without_weight;
 use crate::tensor::{Buffer, Place, Tensor};
+
+/// The most elements that are computed for an explanation: what a person waits for.
+const MOST_ELEMENTS: usize = 1 << 24;
 
 /// One norm of one tensor.
 #[derive(Debug)]
@@ -167,6 +171,13 @@ impl Subject {
     }
 
     fn laid_out(args: &Args, options: Options, layout: Layout, source: &Source) -> Result<Self> {
+        if layout.computed.iter().try_fold(1usize, |n, len| n.checked_mul(*len)).is_none_or(|n| n > MOST_ELEMENTS) {
+            let found = format!(
+                "x has shape {:?}: its explanation would take more than {MOST_ELEMENTS} elements",
+                source.shape
+            );
+            return Err(Error::usage(found, "name a part of it"));
+        }
         let parameter = |name, text: &Option<String>| {
             let parameter = Parameter { name, layout: &layout, x: source.dtype(), bf16: args.bf16 };
             text.as_ref().map(|text| parameter.read(text)).transpose()
@@ -196,6 +207,9 @@ fn options(args: &Args, norm: Norm) -> Result<Options> {
     if norm != Norm::RmsNorm {
         only(args.recipe != RecipeName::Torch, "--recipe", "rms-norm")?;
         only(args.partial.is_some(), "--partial", "rms-norm")?;
+    }
+    if args.recipe == RecipeName::Gemma && args.weight.is_none() {
+        return Err(gemma_without_weight());
     }
     if norm != Norm::GroupNorm {
         only(args.groups.is_some(), "--groups", "group-norm")?;

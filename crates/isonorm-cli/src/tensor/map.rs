@@ -1,8 +1,8 @@
 //! Memory maps: the only `unsafe` of this program.
 //!
 //! A mapping is sound as long as nobody shortens or changes the file while it is mapped. Another process
-//! could; so could it with any program that maps files. A file shortened meanwhile ends this program by
-//! SIGBUS, with its temporary output left behind; a file changed meanwhile gives a result of mixed contents.
+//! could; so could it with any program that maps files. A file shortened meanwhile raises SIGBUS, for which
+//! `interrupt.rs` watches; one changed meanwhile gives mixed contents, which `Tensor::check_unchanged` refuses.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -25,4 +25,12 @@ pub(super) fn read(file: &File, offset: u64, len: usize, now: bool) -> io::Resul
 pub(crate) fn write(file: &File, len: usize) -> io::Result<MmapMut> {
     // SAFETY: the file is this program's own temporary file, mapped once, which nobody else writes.
     unsafe { MmapOptions::new().len(len).map_mut(file) }
+}
+
+/// Gives SIGBUS its default action, so that a handler added after it is the only one: Rust's runtime has one that
+/// lets the signal end the program at once.
+#[cfg(unix)]
+pub(crate) fn reset_sigbus() {
+    // SAFETY: the default action is no code of this program, and `signal` may be called by any thread.
+    unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
 }

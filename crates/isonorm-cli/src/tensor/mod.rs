@@ -6,11 +6,12 @@ pub mod npy;
 pub mod safetensors;
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, FileType};
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::SystemTime;
 
 pub use buffer::Buffer;
 use isonorm::DType;
@@ -93,18 +94,28 @@ pub struct Tensor {
     /// Whether the first axis runs fastest (npy alone).
     pub fortran: bool,
     file: File,
+    /// The file's length and time of change when it was opened.
+    opened: Version,
     offset: u64,
 }
+
+type Version = (u64, Option<SystemTime>);
 
 impl Tensor {
     /// Opens a tensor and checks its header against the file. With `bf16`, 2-byte items of an npy file that
     /// have no type are bf16.
     pub fn open(place: &Place, bf16: bool) -> Result<Self> {
         let file = open_regular(&place.path)?;
+        let opened = version(&file).map_err(Error::io("read", &place.path))?;
         let tensor = match place.format {
-            Format::Npy => Self::open_npy(place, file, bf16),
-            Format::Safetensors => Self::open_safetensors(place, file),
+            Format::Npy => Self::open_npy(place, file, opened, bf16),
+            Format::Safetensors => Self::open_safetensors(place, file, opened),
         }?;
+        if tensor.shape.len() > npy::MOST_DIMS {
+            let found =
+                format!("{} has {} dimensions, expected at most {}", tensor.place, tensor.shape.len(), npy::MOST_DIMS);
+            return Err(Error::usage(found, "reshape it to fewer"));
+        }
         let lens = || tensor.shape.iter().filter(|len| **len > 0);
         let size = lens().try_fold(1usize, |n, len| n.checked_mul(*len));
         if lens().count() < tensor.shape.len() && size.is_none_or(|size| size > EMPTY) {
@@ -116,13 +127,14 @@ impl Tensor {
         Ok(tensor)
     }
 
-    fn open_npy(place: &Place, file: File, bf16: bool) -> Result<Self> {
+    fn open_npy(place: &Place, file: File, opened: Version, bf16: bool) -> Result<Self> {
         let refuse = |reason| header_error(&place.path, "npy", reason, "numpy.save");
         let start = npy_start(&file).map_err(Error::io("read", &place.path))?.map_err(refuse)?;
         let header = npy::parse(&start).map_err(refuse)?;
         let dtype = npy_dtype(place, &header.descr, bf16)?;
-        let needed = header.shape.iter().try_fold(dtype.size() as u64, |n, len| n.checked_mul(*len as u64));
-        let found = file.metadata().map_err(Error::io("read", &place.path))?.len().saturating_sub(header.offset as u64);
+        let bytes = |shape: &[usize]| shape.iter().try_fold(dtype.size() as u64, |n, len| n.checked_mul(*len as u64));
+        let needed = if header.shape.contains(&0) { Some(0) } else { bytes(&header.shape) };
+        let found = opened.0.saturating_sub(header.offset as u64);
         match needed {
             Some(expected) if expected <= found => {}
             Some(expected) => return Err(Error::Truncated { path: place.path.clone(), expected, found }),
@@ -130,13 +142,12 @@ impl Tensor {
         }
         let (shape, offset) = (header.shape, header.offset as u64);
         let fortran = header.fortran && shape.iter().filter(|len| **len != 1).count() > 1;
-        Ok(Tensor { place: place.clone(), dtype, shape, fortran, file, offset })
+        Ok(Tensor { place: place.clone(), dtype, shape, fortran, file, opened, offset })
     }
 
-    fn open_safetensors(place: &Place, file: File) -> Result<Self> {
+    fn open_safetensors(place: &Place, file: File, opened: Version) -> Result<Self> {
         let path = &place.path;
-        let len = file.metadata().map_err(Error::io("read", path))?.len();
-        let len = usize::try_from(len)
+        let len = usize::try_from(opened.0)
             .map_err(|_| header_error(path, "safetensors", "it is larger than the address space".to_owned(), ""))?;
         let header = if len == 0 {
             safetensors::parse(&[])
@@ -167,7 +178,7 @@ impl Tensor {
             return Err(Error::unsupported(&place, info.dtype, "convert it first"));
         };
         let offset = (header.offset + info.data_offsets.0) as u64;
-        Ok(Tensor { dtype, shape: info.shape.clone(), fortran: false, file, offset, place })
+        Ok(Tensor { dtype, shape: info.shape.clone(), fortran: false, file, opened, offset, place })
     }
 
     /// The number of elements.
@@ -216,6 +227,13 @@ impl Tensor {
         Ok(Buffer::mapped(self.dtype, map))
     }
 
+    /// Refuses a file that was changed since it was opened: what was read of it may be of two kinds.
+    pub fn check_unchanged(&self) -> Result<()> {
+        let path = &self.place.path;
+        let now = version(&self.file).map_err(Error::io("read", path))?;
+        if now == self.opened { Ok(()) } else { Err(Error::Changed { path: path.clone() }) }
+    }
+
     /// Refuses another shape than `shape`, that of `like`.
     pub fn expect_shape(&self, like: &Tensor) -> Result<()> {
         if self.shape == like.shape {
@@ -224,6 +242,11 @@ impl Tensor {
         let expected = format!("{:?} as {} has", like.shape, like.place);
         Err(Error::Shape { at: self.place.to_string(), found: self.shape.clone(), expected })
     }
+}
+
+fn version(file: &File) -> io::Result<Version> {
+    let about = file.metadata()?;
+    Ok((about.len(), about.modified().ok()))
 }
 
 /// The first bytes of a file, as many as its npy header takes.
@@ -242,11 +265,20 @@ fn npy_start(file: &File) -> io::Result<Result<Vec<u8>, String>> {
 fn open_regular(path: &Path) -> Result<File> {
     let about = fs::metadata(path).map_err(Error::io("read", path))?;
     if !about.is_file() {
-        let what = if about.is_dir() { "a directory" } else { "a pipe or a device" };
+        let what = what(about.file_type());
         let remedy = "inputs are mapped, so write the data to a file first";
         return Err(Error::NotAFile { path: path.to_owned(), what, remedy });
     }
     File::open(path).map_err(Error::io("read", path))
+}
+
+/// What stands where a regular file belongs.
+pub(crate) fn what(file_type: FileType) -> &'static str {
+    #[cfg(unix)]
+    if std::os::unix::fs::FileTypeExt::is_socket(&file_type) {
+        return "a socket";
+    }
+    if file_type.is_dir() { "a directory" } else { "a pipe or a device" }
 }
 
 fn header_error(path: &Path, format: &'static str, reason: String, writer: &'static str) -> Error {

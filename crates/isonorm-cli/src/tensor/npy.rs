@@ -8,7 +8,7 @@ use isonorm::DType;
 /// Headers longer than this are refused; NumPy itself refuses to read them beyond 10 000 bytes.
 const MOST_HEADER: usize = 65_536;
 /// NumPy's own most dimensions.
-const MOST_DIMS: usize = 64;
+pub(crate) const MOST_DIMS: usize = 64;
 
 /// What a header says.
 #[derive(Debug, Clone, PartialEq, Eq)]

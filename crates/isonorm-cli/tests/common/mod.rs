@@ -1,13 +1,14 @@
 //! Files for the tests, and the program run on them.
 #![allow(dead_code)] // each test file uses its own part
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use half::{bf16, f16};
 use isonorm::{DType, Slice, SliceMut};
 use isonorm_cli::tensor::{Buffer, npy};
+use predicates::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 pub(crate) const TYPES: [DType; 4] = [DType::F32, DType::F64, DType::F16, DType::Bf16];
@@ -72,6 +73,39 @@ impl Folder {
             None => read_npy(&self.path(place)),
         }
     }
+}
+
+/// Runs it: one line that holds every one of `words`, status 2, nothing on standard output, no new file.
+pub(crate) fn refused(folder: &Folder, args: &str, words: &[&str]) {
+    let before = folder.files();
+    let assert = folder.isonorm(args).assert().code(2).stdout(predicate::str::is_empty());
+    let text = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+    assert!(text.starts_with("isonorm: ") && text.ends_with('\n'), "{args}: {text:?}");
+    assert_eq!(text.lines().count(), 1, "{args}: {text:?}");
+    for word in words {
+        assert!(text.contains(word), "{args}: `{word}` is not in {text:?}");
+    }
+    assert_eq!(folder.files(), before, "{args}");
+}
+
+/// An npy file of this header and so many bytes of zeros.
+pub(crate) fn npy_file(header: &str, data: usize) -> Vec<u8> {
+    let len = u16::try_from(header.len()).expect("short").to_le_bytes();
+    [b"\x93NUMPY\x01\x00".as_slice(), &len, header.as_bytes(), &vec![0; data]].concat()
+}
+
+/// An npy file of zeros that takes no room.
+pub(crate) fn sparse(folder: &Folder, name: &str, shape: &[usize]) {
+    let header = npy::header(DType::F32, shape);
+    folder.write(name, &header);
+    let file = File::options().write(true).open(folder.path(name)).expect("there");
+    let len = header.len() + shape.iter().product::<usize>() * 4;
+    file.set_len(len as u64).expect("a sparse file");
+}
+
+/// A safetensors file of this header and so many bytes of zeros.
+pub(crate) fn safetensors_file(header: &str, data: usize) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &vec![0; data]].concat()
 }
 
 /// A safetensors file as its own library writes it.
