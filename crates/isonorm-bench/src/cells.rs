@@ -102,11 +102,12 @@ impl Cell {
 }
 
 /// Every cell, in the order of the table.
-pub(crate) const CELLS: [Cell; 12] = {
+pub(crate) const CELLS: [Cell; 13] = {
     use Dtype::{Bf16, F32};
     use Goal::{ShareOfLimit, TimesLoop};
     use Op::{AddRmsNorm, BatchNormEval, LayerNorm, RmsNorm};
     [
+        Cell::rows(RmsNorm, F32, 1, 2048, TimesLoop(1.10)),
         Cell::rows(RmsNorm, F32, 1, 4096, TimesLoop(1.10)),
         Cell::rows(LayerNorm, F32, 1, 4096, TimesLoop(1.25)),
         Cell::rows(RmsNorm, Bf16, 1, 4096, TimesLoop(1.10)),

@@ -227,13 +227,13 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_the_fastest_copy_and_lesser_loops_are_no_yardstick() {
+    fn the_limit_is_the_fastest_copy_and_other_loops_are_no_yardstick() {
         let contestants = [
             timed("slow copy", Role::Copy, 9.0),
             timed("fast copy", Role::Copy, 6.0),
             timed("read", Role::Read, 1.0),
             timed("loop", Role::Loop, 7.0),
-            timed("lesser loop", Role::LesserLoop, 2.0),
+            timed("other loop", Role::OtherLoop, 2.0),
             timed("isonorm", Role::Isonorm, 8.0),
             timed("isonorm in a pool", Role::IsonormInPool, 5.0),
             timed("peer", Role::Peer, 12.0),

@@ -23,8 +23,8 @@ pub(crate) enum Role {
     Read,
     /// The operation, minimal, summed in any order.
     Loop,
-    /// A loop that leaves out part of the operation; no yardstick.
-    LesserLoop,
+    /// A loop of less arithmetic than the operation's, or of more than the yardstick's.
+    OtherLoop,
     Isonorm,
     /// isonorm too, called from a thread of the pool whose threads it uses.
     IsonormInPool,
