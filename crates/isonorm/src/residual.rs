@@ -128,11 +128,14 @@ where
     let (residual, residual_tail) = residual.as_chunks::<LANES>();
     let (r, r_tail) = r.as_chunks_mut::<LANES>();
     let split = X::DTYPE == R::DTYPE;
-    for ((x, residual), r) in x.iter().zip(residual).zip(r) {
+    // Slices of one length: the loop has no bounds check.
+    let count = x.len();
+    let (residual, r) = (&residual[..count], &mut r[..count]);
+    for at in 0..count {
         if split {
-            R::store_split(isa, isa.add(X::load_split(isa, x), X::load_split(isa, residual)), r);
+            R::store_split(isa, isa.add(X::load_split(isa, &x[at]), X::load_split(isa, &residual[at])), &mut r[at]);
         } else {
-            R::store(isa, isa.add(X::load(isa, x), X::load(isa, residual)), r);
+            R::store(isa, isa.add(X::load(isa, &x[at]), X::load(isa, &residual[at])), &mut r[at]);
         }
     }
     add_tail(x_tail, residual_tail, r_tail);
@@ -179,8 +182,10 @@ impl<C: Compute, T: Element<Compute = C>> Kernel<C> for AddInPlace<'_, T> {
         for row in self.rows {
             let (x, x_tail) = self.x.row(row).as_chunks::<LANES>();
             let (r, r_tail) = self.r.row_mut(row).as_chunks_mut::<LANES>();
-            for (x, r) in x.iter().zip(r) {
-                T::store_split(isa, isa.add(T::load_split(isa, x), T::load_split(isa, r)), r);
+            let count = x.len();
+            let r = &mut r[..count];
+            for at in 0..count {
+                T::store_split(isa, isa.add(T::load_split(isa, &x[at]), T::load_split(isa, &r[at])), &mut r[at]);
             }
             for (x, r) in x_tail.iter().zip(r_tail) {
                 *r = T::narrow(x.widen() + r.widen());
@@ -215,12 +220,14 @@ impl<C: Compute, T: Element<Compute = C>> Kernel<C> for AddPast<'_, T> {
             near = rest;
             let (r, r_tail) = r.as_chunks_mut::<LANES>();
             let (own, own_tail) = own.as_chunks_mut::<LANES>();
-            for ((x, residual), (r, own)) in x.iter().zip(residual).zip(r.iter_mut().zip(own)) {
-                isa.prefetch_second(x, soon_x);
-                isa.prefetch_second(residual, soon_residual);
-                let sum = isa.add(T::load_split(isa, x), T::load_split(isa, residual));
-                T::store_split(isa, sum, own);
-                T::store_past_split(isa, sum, r);
+            let count = x.len();
+            let (residual, r, own) = (&residual[..count], &mut r[..count], &mut own[..count]);
+            for at in 0..count {
+                isa.prefetch_second(&x[at], soon_x);
+                isa.prefetch_second(&residual[at], soon_residual);
+                let sum = isa.add(T::load_split(isa, &x[at]), T::load_split(isa, &residual[at]));
+                T::store_split(isa, sum, &mut own[at]);
+                T::store_past_split(isa, sum, &mut r[at]);
             }
             add_tail(x_tail, residual_tail, own_tail);
             r_tail.copy_from_slice(own_tail);

@@ -227,6 +227,67 @@ fn bf16_is_rounded_to_nearest_even() {
     rounding_is_to_nearest_even::<bf16>();
 }
 
+/// The product of two chunks and its sum with the first, rounded: by way of `load_split`, and in order; and in order
+/// without the rounding by `store`.
+struct Split<'a, T>(&'a [T; LANES], &'a [T; LANES]);
+
+impl<T: Narrow> Kernel<f32> for Split<'_, T> {
+    type Output = [[T; LANES]; 4];
+    #[inline(always)]
+    fn eval<S: Isa<f32>>(self, isa: S) -> [[T; LANES]; 4] {
+        let mut results = [[T::default(); LANES]; 4];
+        let [split, past, ordered, rounded] = &mut results;
+        let fma = |a, b| isa.fma(a, b, a);
+        let v = fma(T::load_split(isa, self.0), T::load_split(isa, self.1));
+        T::store_split(isa, v, split);
+        T::store_past_split(isa, v, past);
+        isa.fence();
+        T::store(isa, T::in_order(isa, v), ordered);
+        T::store(isa, T::round(isa, fma(T::load(isa, self.0), T::load(isa, self.1))), rounded);
+        results
+    }
+}
+
+fn split_lanes_are_the_same<T: Narrow>() {
+    let mut source = SplitMix64::new(32);
+    let patterns = |source: &mut SplitMix64| std::array::from_fn(|_| T::from_pattern(source.word() as u16));
+    let rounded = |x: T| if x.widen().is_nan() { T::FORMAT.infinity() | 1 } else { x.pattern() };
+    for _ in 0..20_000 {
+        let (a, b): ([T; LANES], [T; LANES]) = (patterns(&mut source), patterns(&mut source));
+        let expected: [T; LANES] = std::array::from_fn(|l| {
+            let (a, b) = (a[l].widen(), b[l].widen());
+            T::narrow(a.mul_add(b, a))
+        });
+        for level in Level::available() {
+            for (way, found) in f32::enter(level, Split(&a, &b)).into_iter().enumerate() {
+                let name = format!("{} by way {way} on {level}", T::DTYPE);
+                assert_eq!(found.map(rounded), expected.map(rounded), "{name}: {a:?} * {b:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn split_lanes_hold_the_same_values_and_round_alike() {
+    split_lanes_are_the_same::<bf16>();
+    split_lanes_are_the_same::<f16>();
+}
+
+/// Every NaN of bf16 as x, as a weight or both stays one.
+#[test]
+fn a_nan_of_bf16_stays_one() {
+    let one = bf16::ONE;
+    for pattern in (0..=u16::MAX).map(bf16::from_bits).filter(|x| x.is_nan()) {
+        for (a, b) in [(pattern, one), (one, pattern), (pattern, pattern)] {
+            for level in Level::available() {
+                for found in f32::enter(level, Split(&[a; LANES], &[b; LANES])) {
+                    assert!(found.iter().all(|x| x.is_nan()), "{a:?} * {b:?} on {level}: {found:?}");
+                }
+            }
+        }
+    }
+}
+
 struct Stream<'a>(&'a [u16], &'a mut [u16]);
 
 impl Kernel<f32> for Stream<'_> {
