@@ -56,7 +56,7 @@ impl Call<'_> {
         x.is_contiguous(len)
             && y.is_contiguous(len)
             && y.data.dtype() == dtype
-            && threads::is_alone(&self.cpu, len.saturating_mul(2 * dtype.size()))
+            && threads::is_alone(len.saturating_mul(2 * dtype.size()))
             && len > 0
             && (len == self.hidden || len.checked_rem(self.hidden) == Some(0))
     }

@@ -79,25 +79,23 @@ pub(crate) trait Job: Send + Sized {
 }
 
 /// Bytes of a call below which waking a thread costs more than it brings: 32 rows of 4096 f32 took 12 us on
-/// one thread and 22 us on two of which one had slept (Zen 5, November 2026).
+/// one thread and 22 us on two of which one had slept (Zen 5, November 2026); called from a thread of the pool, whose
+/// other thread is awake, 12.4 and 13.3 us (Intel Xeon). Threads that spin between calls would do better.
 const ALONE: usize = 3 << 19;
-/// The same for a call from a thread of the pool that is used, whose other threads are awake.
-const ALONE_IN_POOL: usize = 1 << 19;
 /// Bytes that are worth a thread more, from there on.
 const WORTH_A_THREAD: usize = 128 << 10;
 /// Bytes of the pieces that threads take in turn, so that a late thread leaves its share to the others.
 const PIECE: usize = 256 << 10;
 
 /// Whether a call of `bytes` bytes stays on its thread.
-#[inline]
-pub(crate) fn is_alone(cpu: &Cpu<'_>, bytes: usize) -> bool {
-    bytes < ALONE_IN_POOL || (bytes < ALONE && (cpu.pool.is_some() || !is_in_own_pool()))
+pub(crate) fn is_alone(bytes: usize) -> bool {
+    bytes < ALONE
 }
 
 /// Runs `job`, of `bytes` bytes, over the threads of `cpu`.
 pub(crate) fn run<J: Job>(cpu: &Cpu<'_>, mut job: J, bytes: usize) {
     let units = job.units();
-    let useful = if is_alone(cpu, bytes) { 1 } else { (bytes / WORTH_A_THREAD).min(units) };
+    let useful = if is_alone(bytes) { 1 } else { (bytes / WORTH_A_THREAD).min(units) };
     let threads = if useful > 1 { pool_threads(cpu).min(useful) } else { 1 };
     if threads <= 1 {
         return job.run();
@@ -137,11 +135,6 @@ fn pool_threads(cpu: &Cpu<'_>) -> usize {
 }
 
 #[cfg(feature = "threads")]
-fn is_in_own_pool() -> bool {
-    rayon::current_thread_index().is_some()
-}
-
-#[cfg(feature = "threads")]
 fn own_threads() -> usize {
     rayon::current_num_threads()
 }
@@ -154,11 +147,6 @@ fn own_pool(threads: usize, work: &(dyn Fn() + Sync)) {
         }
         work();
     });
-}
-
-#[cfg(not(feature = "threads"))]
-fn is_in_own_pool() -> bool {
-    false
 }
 
 #[cfg(not(feature = "threads"))]
