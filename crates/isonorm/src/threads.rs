@@ -86,6 +86,8 @@ const ALONE: usize = 3 << 19;
 const WORTH_A_THREAD: usize = 128 << 10;
 /// Bytes of the pieces that threads take in turn, so that a late thread leaves its share to the others.
 const PIECE: usize = 256 << 10;
+/// Pieces for a thread at most: at the end of each it waits for what it wrote past the caches.
+const PIECES: usize = 32;
 
 /// Whether a call of `bytes` bytes stays on its thread.
 pub(crate) fn is_alone(bytes: usize) -> bool {
@@ -100,7 +102,7 @@ pub(crate) fn run<J: Job>(cpu: &Cpu<'_>, mut job: J, bytes: usize) {
     if threads <= 1 {
         return job.run();
     }
-    let pieces = (bytes / PIECE).clamp(2 * threads, units.max(2 * threads));
+    let pieces = (bytes / PIECE).min(PIECES * threads).clamp(2 * threads, units.max(2 * threads));
     let piece = units.div_ceil(pieces).max(1);
     let rest = Mutex::new(Some(job));
     let work = || {
