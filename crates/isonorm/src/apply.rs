@@ -11,10 +11,11 @@
 use std::marker::PhantomData;
 
 use crate::affine::Affine;
-use crate::element::{Compute, Element, SliceMut, with_element};
+use crate::element::{Compute, Element, with_element};
 use crate::isa::Isa;
 use crate::level::{Kernel, Level};
 use crate::order::{LANES, padded};
+use crate::slice::SliceMut;
 use crate::stats::Stats;
 
 /// Bytes of a cache line.

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use crate::element::{Compute, DType, Element, Slice, SliceMut, with_element};
+use crate::element::{Compute, DType, Element, with_element};
 use crate::error::Error;
 use crate::forward::{self, Reach, RowNorm, RowsJob, Task};
 use crate::grid::{Grid, Place, Walk, arrange};
@@ -10,6 +10,7 @@ use crate::io::{Io, StatsMut, Walks};
 use crate::params::{Params, Recipe, check_type};
 use crate::residual::Residual;
 use crate::rows::{AnyIn, AnyOut, Out, Rows, RowsMut};
+use crate::slice::{Slice, SliceMut};
 use crate::stats::EpsOption;
 use crate::threads::{self, Cpu};
 

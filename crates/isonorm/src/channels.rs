@@ -18,11 +18,12 @@ use arrayvec::ArrayVec;
 use crate::affine::{Channel, WeightBias};
 use crate::apply::{Apply, CenteredHat, Fence, Hat, Near, Past, ScaledHat, Stream, apply_row, narrow_tile};
 use crate::columns::Columns;
-use crate::element::{Compute, Element, Slice, SliceMut};
+use crate::element::{Compute, Element};
 use crate::isa::Isa;
 use crate::level::{Kernel, Level};
 use crate::params::{Params, widen_slice};
 use crate::planes::Shape;
+use crate::slice::{Slice, SliceMut};
 use crate::stats::{Eps, Stats};
 
 /// Elements of a tile: a few of them fit the nearest cache.

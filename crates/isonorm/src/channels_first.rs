@@ -4,11 +4,12 @@ use std::ops::Range;
 
 use crate::channels::{Output, Source, TILE, Task, WINDOW};
 use crate::columns::Columns;
-use crate::element::{Element, SliceMut};
+use crate::element::Element;
 use crate::groups::NARROW;
 use crate::isa::float_env::FloatEnv;
 use crate::moments::{First, measure};
 use crate::order::LANES;
+use crate::slice::SliceMut;
 use crate::stats::Stats;
 use crate::stripes::{self, Stripes};
 use crate::threads::Job;

@@ -5,11 +5,12 @@ use std::ops::Range;
 
 use crate::channels::{Source, Task};
 use crate::columns::ColumnsJob;
-use crate::element::{Element, SliceMut};
+use crate::element::Element;
 use crate::groups::{Gathered, measure_group};
 use crate::isa::float_env::FloatEnv;
 use crate::moments::{Last, measure};
 use crate::order::LANES;
+use crate::slice::SliceMut;
 use crate::stats::Stats;
 use crate::threads::{self, Cpu, Job};
 

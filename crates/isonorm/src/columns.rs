@@ -4,11 +4,12 @@
 use std::ops::Range;
 
 use crate::channels::{Output, Source, Stretch, TILE, Task, Values, WINDOW};
-use crate::element::{Compute, Element, SliceMut};
+use crate::element::{Compute, Element};
 use crate::isa::Isa;
 use crate::isa::float_env::FloatEnv;
 use crate::level::{Kernel, Level};
 use crate::order::{LANES, Row, padded};
+use crate::slice::SliceMut;
 use crate::threads::Job;
 
 /// Columns that one pass over a row should span, so that what a row costs by itself is spread out.

@@ -3,12 +3,13 @@
 
 use crate::channels::Task;
 use crate::channels_last::ChannelsLast;
-use crate::element::{Compute, Element, Slice, SliceMut, with_element};
+use crate::element::{Compute, Element, with_element};
 use crate::error::Error;
 use crate::groups::GroupsJob;
 use crate::isa::float_env::FloatEnv;
 use crate::params::Params;
 use crate::planes::{PlaneIo, Planes, PlanesMut, Shape};
+use crate::slice::{Slice, SliceMut};
 use crate::stats::{EpsOption, Stats};
 use crate::threads::{self, Cpu, Job};
 

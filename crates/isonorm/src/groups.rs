@@ -3,13 +3,14 @@
 use std::ops::Range;
 
 use crate::channels::{Elements, Output, Source, TILE, Task, WINDOW};
-use crate::element::{Compute, Element, SliceMut};
+use crate::element::{Compute, Element};
 use crate::forward::RowNorm;
 use crate::isa::Isa;
 use crate::isa::float_env::FloatEnv;
 use crate::layer_norm::{Layer, centered};
 use crate::level::{Kernel, Level};
 use crate::order::{LANES, Terms, reduce};
+use crate::slice::SliceMut;
 use crate::stats::{Eps, Stats, largest};
 use crate::threads::Job;
 

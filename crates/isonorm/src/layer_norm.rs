@@ -2,13 +2,14 @@
 
 use crate::apply::CenteredHat;
 use crate::call::Call;
-use crate::element::{Compute, Element, Slice};
+use crate::element::{Compute, Element};
 use crate::error::Error;
 use crate::forward::RowNorm;
 use crate::io::Io;
 use crate::isa::Isa;
 use crate::order::{Row, Terms, reduce};
 use crate::rows::{Rows, RowsMut};
+use crate::slice::Slice;
 use crate::stats::Stats;
 use crate::threads::Cpu;
 

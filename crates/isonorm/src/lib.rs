@@ -78,6 +78,7 @@ mod planes;
 mod residual;
 mod rms_norm;
 mod rows;
+mod slice;
 mod stats;
 mod stripes;
 mod threads;
@@ -87,10 +88,11 @@ mod tiles;
 pub use level::Level;
 pub use threads::{Cpu, Pool};
 // Tensors
-pub use element::{Compute, DType, Element, Slice, SliceMut};
+pub use element::{Compute, DType, Element};
 pub use io::{Io, StatsMut};
 pub use planes::{PlaneIo, Planes, PlanesMut};
 pub use rows::{MAX_DIMS, Rows, RowsMut};
+pub use slice::{Slice, SliceMut};
 // Norms
 pub use batch_norm::{BatchNorm, Running};
 pub use group_norm::{GroupNorm, InstanceNorm};

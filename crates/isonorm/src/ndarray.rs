@@ -10,12 +10,13 @@
 
 use ndarray::{ArrayView, ArrayViewD, ArrayViewMut, ArrayViewMutD, Axis, Dimension, IxDyn};
 
-use crate::element::{Element, Slice, SliceMut};
+use crate::element::Element;
 use crate::error::Error;
 use crate::layer_norm::LayerNorm;
 use crate::planes::{Planes, PlanesMut};
 use crate::rms_norm::RmsNorm;
 use crate::rows::{MAX_DIMS, Rows, RowsMut};
+use crate::slice::{Slice, SliceMut};
 
 /// Bytes of x that are gathered at once: a part of a second-level cache.
 const BLOCK_BYTES: usize = 1 << 20;

@@ -1,7 +1,8 @@
 //! Weight, bias, weight offset and the rounding recipe: options that every norm shares.
 
-use crate::element::{Compute, DType, Element, Slice, SliceMut, with_element};
+use crate::element::{Compute, DType, Element, with_element};
 use crate::error::Error;
+use crate::slice::{Slice, SliceMut};
 
 /// When x_hat is rounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

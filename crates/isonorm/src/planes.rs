@@ -1,10 +1,11 @@
 //! Samples of planes: tensors `[samples, channels, spatial]` of the channel-wise norms, in two layouts, and
 //! the checks that come before anything is written.
 
-use crate::element::{DType, Slice, SliceMut};
+use crate::element::DType;
 use crate::error::Error;
 use crate::io::StatsMut;
 use crate::params::check_type;
+use crate::slice::{Slice, SliceMut};
 
 /// A tensor `[samples, channels, spatial]` that is read.
 ///

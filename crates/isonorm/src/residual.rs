@@ -5,13 +5,14 @@ use std::ops::Range;
 use arrayvec::ArrayVec;
 
 use crate::apply::Convert;
-use crate::element::{Compute, Element, Slice, SliceMut};
+use crate::element::{Compute, Element};
 use crate::forward::Task;
 use crate::isa::Isa;
 use crate::level::{Kernel, Level};
 use crate::order::LANES;
 use crate::params::widen_slice;
 use crate::rows::{AnyIn, AnyOut, In, Out};
+use crate::slice::{Slice, SliceMut};
 use crate::tiles::{TILE, tiles};
 
 /// The fused add.

@@ -2,7 +2,7 @@
 
 use crate::apply::RmsHat;
 use crate::call::Call;
-use crate::element::{Compute, Element, Slice};
+use crate::element::{Compute, Element};
 use crate::error::Error;
 use crate::forward::RowNorm;
 use crate::io::Io;
@@ -10,6 +10,7 @@ use crate::isa::Isa;
 use crate::order::{Row, Terms, reduce};
 use crate::params::Recipe;
 use crate::rows::{Rows, RowsMut};
+use crate::slice::Slice;
 use crate::stats::Stats;
 use crate::threads::Cpu;
 

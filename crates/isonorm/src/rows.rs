@@ -5,8 +5,9 @@
 
 use std::ops::Range;
 
-use crate::element::{Element, Slice, SliceMut};
+use crate::element::Element;
 use crate::grid::Place;
+use crate::slice::{Slice, SliceMut};
 
 /// The most leading dimensions of a view.
 pub const MAX_DIMS: usize = 8;

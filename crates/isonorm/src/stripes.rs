@@ -9,8 +9,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arrayvec::ArrayVec;
 
-use crate::element::{Element, SliceMut};
+use crate::element::Element;
 use crate::planes::Shape;
+use crate::slice::SliceMut;
 
 /// Stripes at most.
 const STRIPES: usize = 32;

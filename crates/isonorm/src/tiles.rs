@@ -6,11 +6,12 @@ use std::ops::Range;
 
 use crate::affine::WeightBias;
 use crate::apply::{Apply, Convert, ScaledHat, narrow_tile};
-use crate::element::{Compute, Element, SliceMut};
+use crate::element::{Compute, Element};
 use crate::forward::Task;
 use crate::grid::Place;
 use crate::params::Recipe;
 use crate::rows::{AnyIn, AnyOut};
+use crate::slice::SliceMut;
 use crate::stats::Stats;
 
 /// Elements of a tile: a few of them, of any type, fit the nearest cache.
