@@ -36,6 +36,8 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return misuse(&error),
     };
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    tensor::map::allocate_from_one_arena();
     interrupt::watch();
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,9 @@
 //! Where a norm runs: its level, its threads, and whose threads they are.
 
+#[cfg(feature = "threads")]
+use std::hint::spin_loop;
+#[cfg(feature = "threads")]
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::Error;
@@ -143,12 +147,38 @@ fn own_threads() -> usize {
 
 #[cfg(feature = "threads")]
 fn own_pool(threads: usize, work: &(dyn Fn() + Sync)) {
+    let running = AtomicUsize::new(threads - 1);
     rayon::in_place_scope(|scope| {
         for _ in 1..threads {
-            scope.spawn(|_| work());
+            scope.spawn(|_| {
+                work();
+                running.fetch_sub(1, Ordering::Release);
+            });
         }
         work();
+        // A thread of the pool has other work to look for; any other would go to sleep now, and be woken late.
+        if rayon::current_thread_index().is_none() {
+            spin_until_done(&running);
+        }
     });
+}
+
+/// Turns of a thread that waits for the last pieces of the others: some 50 microseconds, then it sleeps.
+#[cfg(feature = "threads")]
+const SPINS: usize = 1500;
+/// Turns from a thread's end of work to rayon's knowing of it.
+#[cfg(feature = "threads")]
+const GRACE: usize = 10;
+
+#[cfg(feature = "threads")]
+fn spin_until_done(running: &AtomicUsize) {
+    let is_done = (0..SPINS).any(|_| {
+        spin_loop();
+        running.load(Ordering::Acquire) == 0
+    });
+    if is_done {
+        (0..GRACE).for_each(|_| spin_loop());
+    }
 }
 
 #[cfg(not(feature = "threads"))]

@@ -1,4 +1,4 @@
-//! Memory maps: the only `unsafe` of this program.
+//! Memory maps, and the other `unsafe` calls of this program.
 //!
 //! A mapping is sound as long as nobody shortens or changes the file while it is mapped. Another process
 //! could; so could it with any program that maps files. A file shortened meanwhile raises SIGBUS, for which
@@ -33,4 +33,12 @@ pub(crate) fn write(file: &File, len: usize) -> io::Result<MmapMut> {
 pub(crate) fn reset_sigbus() {
     // SAFETY: the default action is no code of this program, and `signal` may be called by any thread.
     unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
+}
+
+/// Has all threads allocate from one arena: the C library reserves 128 MiB of addresses for each further one, more than
+/// a whole call needs, and a limit on address space counts them.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub(crate) fn allocate_from_one_arena() {
+    // SAFETY: sets an option of the allocator, which any thread may do at any time.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
