@@ -238,8 +238,8 @@ impl<C: Compute, T: Element<Compute = C>> Kernel<C> for ApplyPlanesPast<'_, T> {
     #[inline(always)]
     fn eval<S: Isa<C>>(self, isa: S) {
         let Self { x, y, spatial, values } = self;
-        let planes = x.chunks_exact(spatial).zip(y.chunks_exact_mut(spatial));
-        for ((x, y), values) in planes.zip(values) {
+        for (i, (y, values)) in y.chunks_exact_mut(spatial).zip(values).enumerate() {
+            let x = &x[i * spatial..(i + 1) * spatial];
             let hat = CenteredHat::splat(isa, &values.stats);
             let affine = Channel(values.weight, values.bias);
             apply_row::<C, S, CenteredHat, T, C, T, _, _>(isa, x, y, hat, affine, Past { ahead: SOON, is_long: false });

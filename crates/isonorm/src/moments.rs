@@ -126,9 +126,9 @@ impl<C: Compute, T: Element<Compute = C>> Channels<C> for First<'_, '_, T> {
         let spatial = self.shape.spatial;
         let mut lanes = [C::ZERO; LANES];
         let x = self.x.planes(n, &self.channels);
-        for ((plane, lane), scale) in x.chunks_exact(spatial).zip(&mut lanes).zip(scale) {
-            let terms = Values::<T, SCALED> { row: Row::new(plane), scale: *scale };
-            [*lane] = reduce(isa, &terms, spatial);
+        for (l, plane) in x.chunks_exact(spatial).enumerate() {
+            let terms = Values::<T, SCALED> { row: Row::new(plane), scale: scale[l] };
+            [lanes[l]] = reduce(isa, &terms, spatial);
         }
         isa.load(&lanes)
     }
