@@ -19,7 +19,7 @@ use crate::slice::SliceMut;
 use crate::stats::Stats;
 
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
 
 /// From x to x_hat.
 pub(crate) trait Hat<C: Compute>: Copy {

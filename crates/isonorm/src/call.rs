@@ -34,7 +34,8 @@ impl Call<'_> {
         Call { hidden, partial: None, eps, params: Params::default(), recipe: Recipe::Torch, cpu: Cpu::new() }
     }
 
-    /// From x to y. No time is spent on a call that is nothing but rows of one type and too small for a second thread.
+    /// From x to y. A call that is nothing but rows of one type, too small for a second thread, spends no time on
+    /// anything else.
     #[inline]
     pub(crate) fn forward<N: RowNorm>(&self, norm: N, x: Rows<'_>, y: RowsMut<'_>) -> Result<(), Error> {
         if self.is_alone(&x, &y) {

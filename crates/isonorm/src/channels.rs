@@ -266,9 +266,8 @@ where
 
     #[inline(always)]
     fn eval<S: Isa<C>>(self, isa: S) {
-        let x = self.x.chunks_exact(self.spatial);
-        let y = self.y.chunks_exact_mut(self.spatial);
-        for ((x, y), values) in x.zip(y).zip(self.values) {
+        for (i, (y, values)) in self.y.chunks_exact_mut(self.spatial).zip(self.values).enumerate() {
+            let x = &self.x[i * self.spatial..(i + 1) * self.spatial];
             let hat = H::splat(isa, &values.stats);
             apply_row::<C, S, H, X, C, Y, _, _>(isa, x, y, hat, Channel(values.weight, values.bias), Near);
         }

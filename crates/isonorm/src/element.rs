@@ -1,6 +1,6 @@
 //! The storage types `f32 f64 f16 bf16` and the two compute types.
 //!
-//! A new storage type is added here and in no other file.
+//! A new storage type is added here and in `slice.rs`; its loads and stores are in `isa.rs`.
 
 use half::{bf16, f16};
 

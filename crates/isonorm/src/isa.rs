@@ -136,7 +136,7 @@ pub trait Isa<C: Compute>: Copy {
     fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {
         to.copy_from_slice(from);
     }
-    /// Orders what `stream` wrote before whatever this thread writes next.
+    /// Orders what was written past the caches before whatever this thread writes next.
     #[inline(always)]
     fn fence(self) {}
 }

@@ -33,14 +33,14 @@ impl<'a> Params<'a> {
             check_param("bias", bias, len, per, x)?;
         }
         let offset = self.offset;
-        if offset == 0.0 {
-            return Ok(());
+        if offset.to_bits() << 1 == 0 {
+            return Ok(()); // +0 or -0, by the bits: a host may have smaller numbers compare as 0
         }
         if !offset.is_finite() {
             return Err(Error::Option { name: "weight_offset", found: offset, expected: "a finite number" });
         }
         // What rounds to 0 in the compute type counts as not given: half of f32's smallest value is 2^-150.
-        let is_given = if x == DType::F64 { offset != 0.0 } else { offset.abs() > 0.5 * f64::from(f32::from_bits(1)) };
+        let is_given = x == DType::F64 || offset.abs() > 0.5 * f64::from(f32::from_bits(1));
         if is_given && self.weight.is_none() {
             return Err(Error::OffsetWithoutWeight { offset });
         }

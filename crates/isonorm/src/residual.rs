@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use arrayvec::ArrayVec;
 
-use crate::apply::Convert;
+use crate::apply::{Convert, LINE};
 use crate::element::{Compute, Element};
 use crate::forward::Task;
 use crate::isa::Isa;
@@ -144,8 +144,9 @@ where
 
 #[inline(always)]
 fn add_tail<X: Element, R: Element<Compute = X::Compute>>(x: &[X], residual: &[X], r: &mut [R]) {
-    for ((x, residual), r) in x.iter().zip(residual).zip(r) {
-        *r = R::narrow(x.widen() + residual.widen());
+    let (x, residual) = (&x[..r.len()], &residual[..r.len()]);
+    for at in 0..r.len() {
+        r[at] = R::narrow(x[at].widen() + residual[at].widen());
     }
 }
 
@@ -188,8 +189,8 @@ impl<C: Compute, T: Element<Compute = C>> Kernel<C> for AddInPlace<'_, T> {
             for at in 0..count {
                 T::store_split(isa, isa.add(T::load_split(isa, &x[at]), T::load_split(isa, &r[at])), &mut r[at]);
             }
-            for (x, r) in x_tail.iter().zip(r_tail) {
-                *r = T::narrow(x.widen() + r.widen());
+            for at in 0..r_tail.len() {
+                r_tail[at] = T::narrow(x_tail[at].widen() + r_tail[at].widen());
             }
         }
     }
@@ -214,13 +215,17 @@ impl<C: Compute, T: Element<Compute = C>> Kernel<C> for AddPast<'_, T> {
         for row in self.rows {
             let soon = (row + block).min(self.end - 1);
             let (soon_x, soon_residual) = (self.x.distance(row, soon), self.residual.distance(row, soon));
-            let (x, x_tail) = self.x.row(row).as_chunks::<LANES>();
-            let (residual, residual_tail) = self.residual.row(row).as_chunks::<LANES>();
-            let r = self.r.row_mut(row);
+            let (x, residual, r) = (self.x.row(row), self.residual.row(row), self.r.row_mut(row));
             let (own, rest) = near.split_at_mut(r.len());
             near = rest;
-            let (r, r_tail) = r.as_chunks_mut::<LANES>();
-            let (own, own_tail) = own.as_chunks_mut::<LANES>();
+            // Stores past the caches want whole lines: chunks begin where one does.
+            let head = r.as_ptr().align_offset(LINE).min(r.len());
+            add_tail(&x[..head], &residual[..head], &mut r[..head]);
+            own[..head].copy_from_slice(&r[..head]);
+            let (x, x_tail) = x[head..].as_chunks::<LANES>();
+            let (residual, residual_tail) = residual[head..].as_chunks::<LANES>();
+            let (r, r_tail) = r[head..].as_chunks_mut::<LANES>();
+            let (own, own_tail) = own[head..].as_chunks_mut::<LANES>();
             let count = x.len();
             let (residual, r, own) = (&residual[..count], &mut r[..count], &mut own[..count]);
             for at in 0..count {

@@ -61,7 +61,8 @@ impl EpsOption {
     /// What `rounded` would say.
     #[inline]
     pub(crate) fn check<C: Compute>(self) -> Result<(), Error> {
-        let is_common = (0.0..=1.0).contains(&self.value);
+        // From +0 to 1, by their bits: a host may have numbers this small compare as 0.
+        let is_common = self.value.to_bits() <= 1f64.to_bits();
         if is_common { Ok(()) } else { self.rounded::<C>().map(|_| ()) }
     }
 
@@ -74,8 +75,12 @@ impl EpsOption {
 
     /// eps in the compute type.
     pub(crate) fn rounded<C: Compute>(self) -> Result<Eps<C>, Error> {
-        let eps = self.in_float_env::<C>(&FloatEnv::standard());
-        if eps.value.finite() && (self.value >= 0.0 || eps.value == C::ZERO) {
+        let env = FloatEnv::standard();
+        let eps = self.in_float_env::<C>(&env);
+        // Before the host's setting is back, under which a number this small may compare as 0.
+        let is_zero = black_box(black_box(eps.value) == C::ZERO);
+        drop(env);
+        if eps.value.finite() && (!self.value.is_sign_negative() || is_zero) {
             Ok(eps)
         } else {
             Err(Error::Option { name: "eps", found: self.value, expected: "a finite number of at least 0" })

@@ -7,7 +7,7 @@ mod support;
 use std::arch::asm;
 use std::hint::black_box;
 
-use isonorm::{Cpu, Io, Level, Pool};
+use isonorm::{Cpu, Error, Io, Level, Pool, RmsNorm};
 use isonorm_testing::DType;
 use isonorm_testing::oracle::Eps;
 use isonorm_testing::values::Kind;
@@ -55,6 +55,21 @@ fn the_settings_do_flush() {
     for host in HOSTS {
         assert_eq!(under(host, || black_box(tiny * black_box(0.5))).to_bits(), 0, "{host:x}");
     }
+}
+
+#[test]
+fn what_is_refused_is_refused_under_any_setting() {
+    let (x, mut y) = ([1.0f32; 4], [0.0f32; 4]);
+    let (wide, mut wide_y) = ([1.0f64; 4], [0.0f64; 4]);
+    for host in [DEFAULT].into_iter().chain(HOSTS) {
+        let eps = under(host, || RmsNorm::new(4).eps(black_box(-1e-40)).forward(&x, &mut y));
+        assert!(matches!(eps, Err(Error::Option { name: "eps", .. })), "-1e-40 under {host:x}: {eps:?}");
+        let eps = under(host, || RmsNorm::new(4).eps(black_box(-1e-310)).forward(&wide, &mut wide_y));
+        assert!(matches!(eps, Err(Error::Option { name: "eps", .. })), "-1e-310 under {host:x}: {eps:?}");
+        let offset = under(host, || RmsNorm::new(4).weight_offset(black_box(1e-310)).forward(&wide, &mut wide_y));
+        assert!(matches!(offset, Err(Error::OffsetWithoutWeight { .. })), "1e-310 under {host:x}: {offset:?}");
+    }
+    assert_eq!((y, wide_y), ([0.0; 4], [0.0; 4]), "nothing is written");
 }
 
 /// Norms whose sums, x_hat, y, parameters and eps reach into the subnormals.
