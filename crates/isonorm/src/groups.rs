@@ -94,8 +94,8 @@ impl<T: Element> Gathered<'_, T> {
             let run = rest.len().min(self.spatial - position);
             let (now, later) = rest.split_at_mut(run);
             let from = &self.x[position * self.stride + channel..];
-            for (to, from) in now.iter_mut().zip(from.iter().step_by(self.stride)) {
-                *to = *from;
+            for (i, to) in now.iter_mut().enumerate() {
+                *to = from[i * self.stride];
             }
             (rest, channel, position) = (later, channel + 1, 0);
         }
