@@ -154,7 +154,7 @@ pub enum Error {
         /// Values for each channel.
         count: usize,
     },
-    /// Threads or pool of a count that cannot be.
+    /// A thread count of 0.
     #[error("threads is 0, expected at least 1")]
     NoThreads,
     /// `hidden`, `channels` or `spatial` of 0 where elements are to be normalized.

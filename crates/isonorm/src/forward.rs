@@ -40,7 +40,7 @@ const NEAR: usize = 8 << 10;
 pub(crate) trait RowNorm: Copy + Send + Sync {
     /// From x to x_hat.
     type Hat<C: Compute>: Hat<C>;
-    /// Whether it has the Llama recipe, and weights stored as distances from an offset: RMSNorm alone.
+    /// Whether it has the Llama recipe: RMSNorm alone.
     const OF_LANGUAGE_MODELS: bool;
     /// The statistics of `row` times `scale` but for `inv`, and whether a sum left the range.
     fn measure<C, S, T, const SCALED: bool>(isa: S, row: &[T], scale: C) -> (Stats<C>, bool)

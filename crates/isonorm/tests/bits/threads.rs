@@ -181,19 +181,37 @@ fn results_larger_than_the_caches_have_the_same_bits() {
     check_streamed(Which::Rms, DType::Bf16, DType::F32, best, 1, 5);
 }
 
-#[test]
-fn a_large_residual_add_has_the_same_bits() {
-    let (hidden, distinct, rows) = (1001, 61, 4400);
-    let [x, residual] = [1, 2].map(|seed| Tensor::values(DType::F32, Kind::Normal, seed, distinct * hidden));
+/// At least 16 MiB of r and y, in rows of odd length, against the same rows in a small call.
+fn check_large_add(dtype: DType, kind: Kind, level: Level, threads: usize) {
+    let (hidden, distinct) = (1001, 61);
+    let rows = (17 << 20) / (hidden * dtype.digits() / 2) + 1;
+    let [x, residual] = [1, 2].map(|seed| Tensor::values(dtype, kind, seed, distinct * hidden));
     let norm = Norm::new(Which::Rms, hidden);
     let add = |cpu, x: &Tensor, residual: &Tensor| {
-        let [mut r, mut y] = [0; 2].map(|_| Tensor::sentinel(DType::F32, x.len()));
+        let [mut r, mut y] = [0; 2].map(|_| Tensor::sentinel(dtype, x.len()));
         norm.apply(cpu, Io::add(x.slice(), residual.slice(), r.slice_mut(), y.slice_mut())).expect("valid");
         (r, y)
     };
     let (r_small, y_small) = add(one(Level::Scalar), &x, &residual);
     let places = || (0..rows * hidden).map(|at| at % (distinct * hidden));
-    let (r, y) = add(Cpu::new(), &x.gather(places()), &residual.gather(places()));
-    assert_same_bits(&"r of 17 MB", hidden, &r_small.gather(places()), &r);
-    assert_same_bits(&"y of 17 MB", hidden, &y_small.gather(places()), &y);
+    let (x, residual) = (x.gather(places()), residual.gather(places()));
+    let (r, y) = add(Cpu::new().level(level).threads(threads), &x, &residual);
+    let label = format!("{dtype:?}, {kind:?}, level {level}, {threads} threads");
+    assert_same_bits(&format!("r, {label}"), hidden, &r_small.gather(places()), &r);
+    assert_same_bits(&format!("y, {label}"), hidden, &y_small.gather(places()), &y);
+}
+
+/// Rows of hostile values come under the range rule here and there, between rows that do not.
+#[test]
+fn a_large_residual_add_has_the_same_bits() {
+    for dtype in [DType::F32, DType::Bf16] {
+        for kind in [Kind::Normal, Kind::Hostile] {
+            check_large_add(dtype, kind, Level::detect(), 1);
+            check_large_add(dtype, kind, Level::detect(), 2);
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    if Level::Avx2.is_available() {
+        check_large_add(DType::Bf16, Kind::Normal, Level::Avx2, 1);
+    }
 }
