@@ -1,6 +1,6 @@
 //! What a call over rows reads and writes.
 
-use crate::grid::{Grid, Tensor, Walk};
+use crate::grid::{Grid, Tensor, Walk, Walks};
 use crate::rows::{Rows, RowsMut};
 use crate::stats::Stats;
 
@@ -92,17 +92,10 @@ impl<'a> Io<'a> {
     }
 }
 
-/// The walks of a call's tensors over one grid, in the order in which y lies in memory.
-pub(crate) struct Walks {
-    pub(crate) grid: Grid,
-    /// y, x, residual, r, stats; those that are absent stand still.
-    pub(crate) each: [Walk; 5],
-}
-
 impl<'a> Io<'a> {
     /// The walks of contiguous tensors of one length: no time is spent on grids. False for all other calls.
     #[inline]
-    pub(crate) fn walk_contiguous(&self, hidden: usize, walks: &mut Walks) -> bool {
+    pub(crate) fn walk_contiguous(&self, hidden: usize, walks: &mut Walks<5>) -> bool {
         let Io { x, y, residual, r, stats } = self;
         let len = y.data.len();
         let Some(rows) = len.checked_div(hidden) else { return false };
@@ -132,8 +125,8 @@ impl<'a> Io<'a> {
             residual.as_ref().and_then(Option::as_ref).map(|residual| Tensor::read("residual", residual)),
             r.as_ref().map(|r| Tensor::write(if own_residual { "r" } else { "residual" }, r)),
             stats.as_ref().map(|stats| match stats {
-                StatsMut::F32(stats) => Tensor::plain("stats", stats.len()),
-                StatsMut::F64(stats) => Tensor::plain("stats", stats.len()),
+                StatsMut::F32(stats) => Tensor::scalars("stats", stats.len()),
+                StatsMut::F64(stats) => Tensor::scalars("stats", stats.len()),
             }),
         ]
     }
