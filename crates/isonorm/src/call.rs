@@ -95,7 +95,7 @@ impl Call<'_> {
     }
 
     #[inline]
-    fn check_params(&self, dtype: DType) -> Result<(), Error> {
+    pub(crate) fn check_params(&self, dtype: DType) -> Result<(), Error> {
         if let Some(k) = self.partial
             && (k == 0 || k > self.hidden)
         {

@@ -89,6 +89,18 @@ pub enum Error {
         /// The most there can be.
         most: usize,
     },
+    /// A span of rows that overlaps the one before it, ends before it starts, or leaves the tensor.
+    #[error("span {index} is rows {found:?}, expected a range within rows {after}..{rows}: spans rise and do not overlap")]
+    Span {
+        /// Which span.
+        index: usize,
+        /// Its rows.
+        found: std::ops::Range<usize>,
+        /// Where it may begin.
+        after: usize,
+        /// The rows of the tensor.
+        rows: usize,
+    },
     /// A type that does not go with the type of what is normalized.
     #[error(
         "{name} is {found}, which does not go with {like} of {expected}: f64 goes with f64 alone, and {}",

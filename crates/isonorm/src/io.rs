@@ -1,5 +1,6 @@
 //! What a call over rows reads and writes.
 
+use crate::element::DType;
 use crate::grid::{Grid, Tensor, Walk, Walks};
 use crate::rows::{Rows, RowsMut};
 use crate::stats::Stats;
@@ -62,6 +63,53 @@ impl<'a, const N: usize> From<&'a mut [Stats<f64>; N]> for StatsMut<'a> {
         StatsMut::F64(stats)
     }
 }
+
+/// Statistics that a forward call saved, for its backward call.
+#[derive(Clone, Copy, Debug)]
+pub enum StatsRef<'a> {
+    /// For f32, f16 and bf16.
+    F32(&'a [Stats<f32>]),
+    /// For f64.
+    F64(&'a [Stats<f64>]),
+}
+
+impl StatsRef<'_> {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            StatsRef::F32(stats) => stats.len(),
+            StatsRef::F64(stats) => stats.len(),
+        }
+    }
+
+    /// The compute type that they are of.
+    pub(crate) fn dtype(&self) -> DType {
+        match self {
+            StatsRef::F32(_) => DType::F32,
+            StatsRef::F64(_) => DType::F64,
+        }
+    }
+}
+
+macro_rules! stats_ref {
+    ($($variant:ident $type:ty),*) => {$(
+        impl<'a> From<&'a [Stats<$type>]> for StatsRef<'a> {
+            fn from(stats: &'a [Stats<$type>]) -> Self {
+                StatsRef::$variant(stats)
+            }
+        }
+        impl<'a> From<&'a Vec<Stats<$type>>> for StatsRef<'a> {
+            fn from(stats: &'a Vec<Stats<$type>>) -> Self {
+                StatsRef::$variant(stats)
+            }
+        }
+        impl<'a, const N: usize> From<&'a [Stats<$type>; N]> for StatsRef<'a> {
+            fn from(stats: &'a [Stats<$type>; N]) -> Self {
+                StatsRef::$variant(stats)
+            }
+        }
+    )*};
+}
+stats_ref!(F32 f32, F64 f64);
 
 impl<'a> Io<'a> {
     /// x to y. y may have another storage type than x (f64 goes with f64 alone).
