@@ -73,6 +73,7 @@ mod moments;
 mod ndarray;
 mod order;
 mod params;
+mod partial;
 mod pass;
 mod planes;
 mod residual;
@@ -106,3 +107,4 @@ pub use error::Error;
 pub use half::{bf16, f16};
 // The order
 pub use order::{BATCH_LEAF, LANES, LEAF};
+pub use partial::Partial;
