@@ -94,7 +94,6 @@ impl Partial {
     }
 
     /// The sums as those of a compute type, where they are.
-    #[expect(dead_code, reason = "for backward passes, which are to come")]
     pub(crate) fn sums_mut<C: Compute>(&mut self) -> Option<&mut Sums<C>> {
         with_sums!(&mut self.sums, sums => (sums as &mut dyn Any).downcast_mut())
     }
@@ -217,12 +216,24 @@ impl Partial {
         self.finish("dbias", 1, to.into())
     }
 
+    /// What a backward call of a norm of `columns` elements, in the compute type `dtype`, can push into.
+    pub(crate) fn check_gradients(&self, dtype: DType, columns: usize) -> Result<(), Error> {
+        let wanted = Partial::rows(dtype, columns, 0);
+        if wanted.kind() == self.kind() { Ok(()) } else { Err(differ(&wanted.sums, &self.sums)) }
+    }
+
+    /// Whether no row is missing before the first.
+    pub(crate) fn check_start(&self) -> Result<(), Error> {
+        match self.start() {
+            0 => Ok(()),
+            start => Err(Error::PartialStart { start }),
+        }
+    }
+
     fn finish(&self, name: &'static str, which: usize, to: SliceMut<'_>) -> Result<(), Error> {
         self.check_kind()?;
-        let (columns, start) = (self.columns(), self.start());
-        if start != 0 {
-            return Err(Error::PartialStart { start });
-        }
+        self.check_start()?;
+        let columns = self.columns();
         if to.len() != columns {
             return Err(Error::ParameterLen { name, per: "column", expected: columns, found: to.len() });
         }
