@@ -88,6 +88,12 @@ impl<'a, E: Element> Row<'a, E> {
         if n == LANES { E::load(isa, &self.chunks[at]) } else { E::load(isa, &padded(self.tail)) }
     }
 
+    /// Asks for the elements `ahead` of whole chunk `at`.
+    #[inline(always)]
+    pub(crate) fn ask<S: Isa<E::Compute>>(&self, isa: S, at: usize, ahead: isize) {
+        isa.prefetch_second(&self.chunks[at], ahead);
+    }
+
     /// Chunk `at`; where it is whole and `split`, its lanes as `E::load_split` has them.
     #[inline(always)]
     pub(crate) fn read_as<S: Isa<E::Compute>>(&self, isa: S, at: usize, n: usize, split: bool) -> S::V {
