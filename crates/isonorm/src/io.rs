@@ -63,6 +63,46 @@ impl<'a, const N: usize> From<&'a mut [Stats<f64>; N]> for StatsMut<'a> {
     }
 }
 
+/// Statistics that a forward call saved, as a backward call reads them.
+#[derive(Clone, Copy, Debug)]
+pub enum StatsRef<'a> {
+    /// For f32, f16 and bf16.
+    F32(&'a [Stats<f32>]),
+    /// For f64.
+    F64(&'a [Stats<f64>]),
+}
+
+impl<'a> From<&'a [Stats<f32>]> for StatsRef<'a> {
+    fn from(stats: &'a [Stats<f32>]) -> Self {
+        StatsRef::F32(stats)
+    }
+}
+impl<'a> From<&'a [Stats<f64>]> for StatsRef<'a> {
+    fn from(stats: &'a [Stats<f64>]) -> Self {
+        StatsRef::F64(stats)
+    }
+}
+impl<'a> From<&'a Vec<Stats<f32>>> for StatsRef<'a> {
+    fn from(stats: &'a Vec<Stats<f32>>) -> Self {
+        StatsRef::F32(stats)
+    }
+}
+impl<'a> From<&'a Vec<Stats<f64>>> for StatsRef<'a> {
+    fn from(stats: &'a Vec<Stats<f64>>) -> Self {
+        StatsRef::F64(stats)
+    }
+}
+impl<'a, const N: usize> From<&'a [Stats<f32>; N]> for StatsRef<'a> {
+    fn from(stats: &'a [Stats<f32>; N]) -> Self {
+        StatsRef::F32(stats)
+    }
+}
+impl<'a, const N: usize> From<&'a [Stats<f64>; N]> for StatsRef<'a> {
+    fn from(stats: &'a [Stats<f64>; N]) -> Self {
+        StatsRef::F64(stats)
+    }
+}
+
 impl<'a> Io<'a> {
     /// x to y. y may have another storage type than x (f64 goes with f64 alone).
     pub fn new(x: impl Into<Rows<'a>>, y: impl Into<RowsMut<'a>>) -> Self {

@@ -52,6 +52,7 @@ struct Readme;
 
 mod affine;
 mod apply;
+mod backward;
 mod batch_norm;
 mod call;
 mod channels;
@@ -88,8 +89,9 @@ mod tiles;
 pub use level::Level;
 pub use threads::{Cpu, Pool};
 // Tensors
+pub use backward::PlaneBackwardIo;
 pub use element::{Compute, DType, Element};
-pub use io::{Io, StatsMut};
+pub use io::{Io, StatsMut, StatsRef};
 pub use planes::{PlaneIo, Planes, PlanesMut};
 pub use rows::{MAX_DIMS, Rows, RowsMut};
 pub use slice::{Slice, SliceMut};

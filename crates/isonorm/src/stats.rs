@@ -109,6 +109,18 @@ impl<C: Compute> Eps<C> {
         Eps { value, ..self }
     }
 
+    /// `c`, a mean of products with x_hat, as dx takes it: with eps outside the root times `(root + eps) / root`, or
+    /// times 0 where the root is 0.
+    #[inline]
+    pub(crate) fn times_q(self, c: C, stats: &Stats<C>) -> C {
+        if !self.outside {
+            return c;
+        }
+        let root = stats.var.root();
+        let q = if root == C::ZERO { C::ZERO } else { (root + self.scaled(stats.scale).value) / root };
+        c * q
+    }
+
     /// Whether `ms` is so small that a second computation keeps more of it.
     #[inline(always)]
     pub(crate) fn is_small(self, ms: C) -> bool {

@@ -4,7 +4,7 @@
 pub(crate) mod layout;
 
 use half::{bf16, f16};
-use isonorm::{Cpu, Error, Io, LayerNorm, Level, Recipe, RmsNorm, Slice, SliceMut, Stats, StatsMut};
+use isonorm::{Cpu, Error, Io, LayerNorm, Level, Recipe, RmsNorm, Slice, SliceMut, Stats, StatsMut, StatsRef};
 use isonorm_testing::DType;
 use isonorm_testing::golden::Array;
 use isonorm_testing::oracle::forward::{self as oracle, Affine};
@@ -280,6 +280,13 @@ impl Saved {
     }
 
     pub(crate) fn stats_mut(&mut self) -> StatsMut<'_> {
+        match self {
+            Saved::F32(stats) => stats.into(),
+            Saved::F64(stats) => stats.into(),
+        }
+    }
+
+    pub(crate) fn stats_ref(&self) -> StatsRef<'_> {
         match self {
             Saved::F32(stats) => stats.into(),
             Saved::F64(stats) => stats.into(),
