@@ -4,8 +4,18 @@ mod call;
 mod correlate;
 mod gradients;
 mod io;
+mod planes_batch;
+mod planes_factors;
+mod planes_groups;
+mod planes_io;
+mod planes_strewn;
+mod planes_sums;
+mod planes_window;
 mod rows;
 mod spans;
 mod wide;
 
 pub use io::{BackwardIo, Mask};
+pub(crate) use planes_batch::{backward_evaluate, backward_train};
+pub(crate) use planes_groups::backward_groups;
+pub use planes_io::PlaneBackwardIo;

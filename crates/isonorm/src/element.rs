@@ -158,7 +158,7 @@ pub trait Compute:
     #[doc(hidden)]
     fn stats(stats: StatsMut<'_>) -> Option<&mut [Stats<Self>]>;
     #[doc(hidden)]
-    fn saved<'a>(stats: &StatsRef<'a>) -> Option<&'a [Stats<Self>]>;
+    fn saved(stats: StatsRef<'_>) -> Option<&[Stats<Self>]>;
     #[doc(hidden)]
     fn enter<K: Kernel<Self>>(level: Level, kernel: K) -> K::Output;
 }
@@ -303,7 +303,7 @@ macro_rules! compute {
             fn stats(stats: StatsMut<'_>) -> Option<&mut [Stats<Self>]> {
                 if let StatsMut::$variant(stats) = stats { Some(stats) } else { None }
             }
-            fn saved<'a>(stats: &StatsRef<'a>) -> Option<&'a [Stats<Self>]> {
+            fn saved(stats: StatsRef<'_>) -> Option<&[Stats<Self>]> {
                 if let StatsRef::$variant(stats) = stats { Some(stats) } else { None }
             }
             #[inline(always)]

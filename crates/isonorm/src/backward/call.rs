@@ -103,7 +103,7 @@ impl Call<'_> {
                 dx: AnyOut::new(io.dx.data, place(0)),
                 dresidual: io.dresidual.map(|from| from.map(|from| AnyIn::new(from.data, place(3)))),
                 dr: io.dr.map(|dr| AnyOut::new(dr.data, place(4))),
-                stats: io.stats.and_then(|stats| T::Compute::saved(&stats)).map(|stats| In::new(stats, place(5))),
+                stats: io.stats.and_then(|stats| T::Compute::saved(stats)).map(|stats| In::new(stats, place(5))),
                 sums,
             };
             threads::run(&self.cpu, job, bytes.saturating_mul(3));

@@ -105,7 +105,7 @@ impl Golden {
         for is_saved in [false, true] {
             let mut dx = self.room("dx", self.x.len());
             let io = BackwardIo::new(self.x.slice(), self.dy.slice(), dx.slice_mut());
-            let io = if is_saved { io.stats(saved.stats()) } else { io };
+            let io = if is_saved { io.stats(saved.stats_ref()) } else { io };
             let form = if is_saved { "saved statistics" } else { "out of place" };
             self.check_parameters(form, level, &self.run(form, level, io));
             self.check("dx", form, level, &dx);
