@@ -5,8 +5,8 @@ use std::marker::PhantomData;
 use crate::element::{Compute, DType, Element, with_element};
 use crate::error::Error;
 use crate::forward::{self, Reach, RowNorm, RowsJob, Task};
-use crate::grid::{Grid, Place, Walk, arrange};
-use crate::io::{Io, StatsMut, Walks};
+use crate::grid::{Place, Sequence, Walks};
+use crate::io::{Io, StatsMut};
 use crate::params::{Params, Recipe, check_type};
 use crate::residual::Residual;
 use crate::rows::{AnyIn, AnyOut, Out, Rows, RowsMut};
@@ -87,15 +87,15 @@ impl Call<'_> {
             }
             other => other,
         })?;
-        let mut walks = Walks { grid: Grid::of(1), each: [Walk::contiguous(0); 5] };
+        let mut walks = Walks::none();
         if !io.walk_contiguous(self.hidden, &mut walks) {
-            self.walk(&io, &mut walks)?;
+            walks = Walks::of(&io.tensors(), self.hidden, Sequence::Memory)?;
         }
         with_element!(dtype, T => self.run_typed::<N, T>(norm, io, &walks))
     }
 
     #[inline]
-    fn check_params(&self, dtype: DType) -> Result<(), Error> {
+    pub(crate) fn check_params(&self, dtype: DType) -> Result<(), Error> {
         if let Some(k) = self.partial
             && (k == 0 || k > self.hidden)
         {
@@ -121,30 +121,7 @@ impl Call<'_> {
         Err(Error::TypeIsNot { name: "stats", found, expected })
     }
 
-    /// Checks all shapes and strides and brings them into one order.
-    fn walk(&self, io: &Io<'_>, walks: &mut Walks) -> Result<(), Error> {
-        let tensors = io.tensors();
-        let present = || tensors.iter().flatten();
-        let leader = present().find(|tensor| tensor.is_strided()).or(tensors[1].as_ref()).or(tensors[0].as_ref());
-        let Some(leader) = leader else { return Ok(()) };
-        walks.grid = leader.grid(self.hidden)?;
-        let grid = walks.grid;
-        for (i, (tensor, walk)) in tensors.iter().zip(&mut walks.each).enumerate() {
-            let Some(tensor) = tensor else { continue };
-            let hidden = if i == 4 { 1 } else { self.hidden };
-            *walk = tensor.walk(&grid, hidden, leader.name)?;
-            let is_written = i == 0 || i == 3;
-            if is_written && tensor.is_strided() {
-                walk.check_own_rows(tensor.name, &grid, hidden)?;
-            }
-        }
-        if leader.is_strided() {
-            arrange(&mut walks.grid, &mut walks.each);
-        }
-        Ok(())
-    }
-
-    fn run_typed<N: RowNorm, T: Element>(&self, norm: N, io: Io<'_>, walks: &Walks) -> Result<(), Error> {
+    fn run_typed<N: RowNorm, T: Element>(&self, norm: N, io: Io<'_>, walks: &Walks<5>) -> Result<(), Error> {
         let (hidden, rows) = (self.hidden, walks.grid.rows);
         let bytes = rows.saturating_mul(hidden).saturating_mul(size_of::<T>());
         let level = self.cpu.chosen_level()?;

@@ -4,7 +4,7 @@
 
 use half::{bf16, f16};
 
-use crate::io::StatsMut;
+use crate::io::{StatsMut, StatsRef};
 use crate::isa::Isa;
 use crate::level::{Kernel, Level};
 use crate::order::LANES;
@@ -149,6 +149,8 @@ pub trait Compute:
     #[doc(hidden)]
     fn stats(stats: StatsMut<'_>) -> Option<&mut [Stats<Self>]>;
     #[doc(hidden)]
+    fn saved<'a>(stats: &StatsRef<'a>) -> Option<&'a [Stats<Self>]>;
+    #[doc(hidden)]
     fn enter<K: Kernel<Self>>(level: Level, kernel: K) -> K::Output;
 }
 
@@ -287,6 +289,9 @@ macro_rules! compute {
             }
             fn stats(stats: StatsMut<'_>) -> Option<&mut [Stats<Self>]> {
                 if let StatsMut::$variant(stats) = stats { Some(stats) } else { None }
+            }
+            fn saved<'a>(stats: &StatsRef<'a>) -> Option<&'a [Stats<Self>]> {
+                if let StatsRef::$variant(stats) = stats { Some(stats) } else { None }
             }
             #[inline(always)]
             fn enter<K: Kernel<Self>>(level: Level, kernel: K) -> K::Output {

@@ -89,6 +89,18 @@ pub enum Error {
         /// The most there can be.
         most: usize,
     },
+    /// A span of rows that overlaps the one before it, ends before it starts, or leaves the tensor.
+    #[error("span {index} is rows {found:?}, expected a range within rows {after}..{rows}: spans rise and do not overlap")]
+    Span {
+        /// Which span.
+        index: usize,
+        /// Its rows.
+        found: std::ops::Range<usize>,
+        /// Where it may begin.
+        after: usize,
+        /// The rows of the tensor.
+        rows: usize,
+    },
     /// A type that does not go with the type of what is normalized.
     #[error(
         "{name} is {found}, which does not go with {like} of {expected}: f64 goes with f64 alone, and {}",
@@ -154,10 +166,50 @@ pub enum Error {
         /// Values for each channel.
         count: usize,
     },
+    /// A partial sum that does not begin where the one before it ends.
+    #[error("the next partial sum starts at {start}, expected {end}, where this one ends: merge neighbours")]
+    PartialGap {
+        /// Where this one ends.
+        end: usize,
+        /// Where the next one starts.
+        start: usize,
+    },
+    /// A partial sum of something else than is needed.
+    #[error("a partial sum holds {found}, expected {expected}")]
+    PartialKind {
+        /// What is needed.
+        expected: String,
+        /// What the sum is of.
+        found: String,
+    },
+    /// A partial sum whose first terms are missing was asked for its result.
+    #[error("the partial sum starts at {start}, expected 0: merge it into the one that ends at {start}")]
+    PartialStart {
+        /// Where it starts.
+        start: usize,
+    },
+    /// A partial sum longer than positions can be counted.
+    #[error("{rows} more rows after {end} are too many, expected at most {} in all", usize::MAX)]
+    PartialEnd {
+        /// Where the sum ends.
+        end: usize,
+        /// Rows that were to be added.
+        rows: usize,
+    },
+    /// Bytes that are no partial sum.
+    #[error("the bytes are no partial sum: {name} is {found}, expected {expected}")]
+    PartialBytes {
+        /// Which field, or the length.
+        name: &'static str,
+        /// Its value.
+        found: u64,
+        /// What it may be.
+        expected: String,
+    },
     /// A thread count of 0.
     #[error("threads is 0, expected at least 1")]
     NoThreads,
-    /// `hidden`, `channels` or `spatial` of 0 where elements are to be normalized.
+    /// `hidden`, `channels` or `spatial` of 0 where elements are to be normalized, or no partial sum to join.
     #[error("{name} is 0, expected at least 1")]
     Zero {
         /// Which size.

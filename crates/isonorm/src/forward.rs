@@ -42,6 +42,8 @@ pub(crate) trait RowNorm: Copy + Send + Sync {
     type Hat<C: Compute>: Hat<C>;
     /// Whether it has the Llama recipe: RMSNorm alone.
     const OF_LANGUAGE_MODELS: bool;
+    /// Whether a mean is taken off, so that one is off the gradient too.
+    const CENTERED: bool;
     /// The statistics of `row` times `scale` but for `inv`, and whether a sum left the range.
     fn measure<C, S, T, const SCALED: bool>(isa: S, row: &[T], scale: C) -> (Stats<C>, bool)
     where
@@ -247,7 +249,7 @@ pub(crate) fn alone<N: RowNorm, T: Element>(call: &Call<'_>, level: Level, x: &[
 }
 
 /// The statistics of a row, under the range rule.
-fn measure<N: RowNorm, T: Element>(task: &Task<'_, T::Compute>, row: &[T]) -> Stats<T::Compute> {
+pub(crate) fn measure<N: RowNorm, T: Element>(task: &Task<'_, T::Compute>, row: &[T]) -> Stats<T::Compute> {
     let one = T::Compute::ONE;
     let (mut stats, out_of_range) = T::Compute::enter(task.level, Measure::<N, T, false>::new(row, one));
     stats.inv = task.eps.inverse_root(stats.var);

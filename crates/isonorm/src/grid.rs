@@ -36,31 +36,82 @@ pub(crate) struct Walk {
 /// One tensor of a call, before the grid is known.
 #[derive(Clone, Copy)]
 pub(crate) struct Tensor<'t> {
-    pub(crate) name: &'static str,
+    name: &'static str,
     len: usize,
     layout: Option<Layout<'t>>,
+    is_written: bool,
+    /// One element for each row, instead of a row's.
+    is_scalar: bool,
+}
+
+/// The walks of a call's tensors over one grid; those of absent tensors stand still.
+pub(crate) struct Walks<const N: usize> {
+    pub(crate) grid: Grid,
+    pub(crate) each: [Walk; N],
+}
+
+/// The order in which a call takes its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sequence {
+    /// As the first tensor lies in memory, which is written, so that it can be cut for threads.
+    Memory,
+    /// The logical one: rows are summed.
+    Logical,
+}
+
+impl<const N: usize> Walks<N> {
+    pub(crate) const fn none() -> Self {
+        Walks { grid: Grid::of(1), each: [Walk::contiguous(0); N] }
+    }
+
+    /// Checks all shapes and strides of tensors of rows of `hidden` elements, the first of which is written, and
+    /// brings them into one order. The second gives the shape where none is strided.
+    pub(crate) fn of(tensors: &[Option<Tensor<'_>>; N], hidden: usize, sequence: Sequence) -> Result<Self, Error> {
+        let mut walks = Walks::none();
+        let present = || tensors.iter().flatten();
+        let leader = present().find(|tensor| tensor.is_strided()).or(tensors[1].as_ref()).or(tensors[0].as_ref());
+        let Some(leader) = leader else { return Ok(walks) };
+        walks.grid = leader.grid(hidden)?;
+        let grid = walks.grid;
+        for (tensor, walk) in tensors.iter().zip(&mut walks.each) {
+            let Some(tensor) = tensor else { continue };
+            let hidden = if tensor.is_scalar { 1 } else { hidden };
+            *walk = tensor.walk(&grid, hidden, leader.name)?;
+            if tensor.is_written && tensor.is_strided() {
+                walk.check_own_rows(tensor.name, &grid, hidden)?;
+            }
+        }
+        if leader.is_strided() {
+            match sequence {
+                Sequence::Memory => arrange(&mut walks.grid, &mut walks.each),
+                Sequence::Logical => join(&mut walks.grid, &mut walks.each),
+            }
+        }
+        Ok(walks)
+    }
 }
 
 impl<'t> Tensor<'t> {
-    pub(crate) fn plain(name: &'static str, len: usize) -> Tensor<'t> {
-        Tensor { name, len, layout: None }
+    /// One element for each row.
+    pub(crate) fn scalars(name: &'static str, len: usize) -> Tensor<'t> {
+        Tensor { name, len, layout: None, is_written: false, is_scalar: true }
     }
 
     pub(crate) fn read(name: &'static str, rows: &Rows<'t>) -> Self {
-        Tensor { name, len: rows.data.len(), layout: rows.layout }
+        Tensor { name, len: rows.data.len(), layout: rows.layout, is_written: false, is_scalar: false }
     }
 
     pub(crate) fn write(name: &'static str, rows: &RowsMut<'t>) -> Self {
-        Tensor { name, len: rows.data.len(), layout: rows.layout }
+        Tensor { name, len: rows.data.len(), layout: rows.layout, is_written: true, is_scalar: false }
     }
 
     /// Whether its own layout gives a shape that others must follow.
-    pub(crate) fn is_strided(&self) -> bool {
+    fn is_strided(&self) -> bool {
         self.layout.is_some()
     }
 
     /// The grid that this tensor gives the call.
-    pub(crate) fn grid(&self, hidden: usize) -> Result<Grid, Error> {
+    fn grid(&self, hidden: usize) -> Result<Grid, Error> {
         let name = self.name;
         let Some(layout) = self.layout else {
             if self.len.checked_rem(hidden).unwrap_or(self.len) != 0 {
@@ -80,7 +131,7 @@ impl<'t> Tensor<'t> {
     }
 
     /// Its walk over `grid`, which came from the tensor named `like`.
-    pub(crate) fn walk(&self, grid: &Grid, hidden: usize, like: &'static str) -> Result<Walk, Error> {
+    fn walk(&self, grid: &Grid, hidden: usize, like: &'static str) -> Result<Walk, Error> {
         let own = self.grid(hidden)?;
         let same = if self.is_strided() { own == *grid } else { own.rows == grid.rows };
         let both_empty = !self.is_strided() && self.len == 0 && (grid.rows == 0 || hidden == 0);
@@ -159,7 +210,7 @@ impl Walk {
     }
 
     /// Refuses an output whose rows share elements or interleave.
-    pub(crate) fn check_own_rows(&self, name: &'static str, grid: &Grid, hidden: usize) -> Result<(), Error> {
+    fn check_own_rows(&self, name: &'static str, grid: &Grid, hidden: usize) -> Result<(), Error> {
         let (mut own, mut walks) = (*grid, [*self]);
         arrange(&mut own, &mut walks);
         if grid.rows == 0 || walks[0].is_nested(&own, hidden) {
@@ -170,9 +221,8 @@ impl Walk {
     }
 }
 
-/// Puts the grid of all walks into the order in which the first of them lies in memory, and joins
-/// dimensions that all of them cross with one stride.
-pub(crate) fn arrange(grid: &mut Grid, walks: &mut [Walk]) {
+/// Puts the grid of all walks into the order in which the first of them lies in memory, and joins dimensions.
+fn arrange(grid: &mut Grid, walks: &mut [Walk]) {
     if grid.rows == 0 {
         return; // its strides are unchecked
     }
@@ -192,6 +242,14 @@ pub(crate) fn arrange(grid: &mut Grid, walks: &mut [Walk]) {
             walks.iter_mut().for_each(|walk| walk.strides.swap(at - 1, at));
             at -= 1;
         }
+    }
+    join(grid, walks);
+}
+
+/// Joins dimensions that all walks cross with one stride.
+fn join(grid: &mut Grid, walks: &mut [Walk]) {
+    if grid.rows == 0 {
+        return; // its strides are unchecked
     }
     let mut d = 1;
     while d < grid.dims {

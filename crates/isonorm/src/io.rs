@@ -1,6 +1,7 @@
 //! What a call over rows reads and writes.
 
-use crate::grid::{Grid, Tensor, Walk};
+use crate::element::DType;
+use crate::grid::{Grid, Tensor, Walk, Walks};
 use crate::rows::{Rows, RowsMut};
 use crate::stats::Stats;
 
@@ -63,6 +64,53 @@ impl<'a, const N: usize> From<&'a mut [Stats<f64>; N]> for StatsMut<'a> {
     }
 }
 
+/// Statistics that a forward call saved, for its backward call.
+#[derive(Clone, Copy, Debug)]
+pub enum StatsRef<'a> {
+    /// For f32, f16 and bf16.
+    F32(&'a [Stats<f32>]),
+    /// For f64.
+    F64(&'a [Stats<f64>]),
+}
+
+impl StatsRef<'_> {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            StatsRef::F32(stats) => stats.len(),
+            StatsRef::F64(stats) => stats.len(),
+        }
+    }
+
+    /// The compute type that they are of.
+    pub(crate) fn dtype(&self) -> DType {
+        match self {
+            StatsRef::F32(_) => DType::F32,
+            StatsRef::F64(_) => DType::F64,
+        }
+    }
+}
+
+macro_rules! stats_ref {
+    ($($variant:ident $type:ty),*) => {$(
+        impl<'a> From<&'a [Stats<$type>]> for StatsRef<'a> {
+            fn from(stats: &'a [Stats<$type>]) -> Self {
+                StatsRef::$variant(stats)
+            }
+        }
+        impl<'a> From<&'a Vec<Stats<$type>>> for StatsRef<'a> {
+            fn from(stats: &'a Vec<Stats<$type>>) -> Self {
+                StatsRef::$variant(stats)
+            }
+        }
+        impl<'a, const N: usize> From<&'a [Stats<$type>; N]> for StatsRef<'a> {
+            fn from(stats: &'a [Stats<$type>; N]) -> Self {
+                StatsRef::$variant(stats)
+            }
+        }
+    )*};
+}
+stats_ref!(F32 f32, F64 f64);
+
 impl<'a> Io<'a> {
     /// x to y. y may have another storage type than x (f64 goes with f64 alone).
     pub fn new(x: impl Into<Rows<'a>>, y: impl Into<RowsMut<'a>>) -> Self {
@@ -92,17 +140,10 @@ impl<'a> Io<'a> {
     }
 }
 
-/// The walks of a call's tensors over one grid, in the order in which y lies in memory.
-pub(crate) struct Walks {
-    pub(crate) grid: Grid,
-    /// y, x, residual, r, stats; those that are absent stand still.
-    pub(crate) each: [Walk; 5],
-}
-
 impl<'a> Io<'a> {
     /// The walks of contiguous tensors of one length: no time is spent on grids. False for all other calls.
     #[inline]
-    pub(crate) fn walk_contiguous(&self, hidden: usize, walks: &mut Walks) -> bool {
+    pub(crate) fn walk_contiguous(&self, hidden: usize, walks: &mut Walks<5>) -> bool {
         let Io { x, y, residual, r, stats } = self;
         let len = y.data.len();
         let Some(rows) = len.checked_div(hidden) else { return false };
@@ -132,8 +173,8 @@ impl<'a> Io<'a> {
             residual.as_ref().and_then(Option::as_ref).map(|residual| Tensor::read("residual", residual)),
             r.as_ref().map(|r| Tensor::write(if own_residual { "r" } else { "residual" }, r)),
             stats.as_ref().map(|stats| match stats {
-                StatsMut::F32(stats) => Tensor::plain("stats", stats.len()),
-                StatsMut::F64(stats) => Tensor::plain("stats", stats.len()),
+                StatsMut::F32(stats) => Tensor::scalars("stats", stats.len()),
+                StatsMut::F64(stats) => Tensor::scalars("stats", stats.len()),
             }),
         ]
     }

@@ -1,6 +1,7 @@
 //! LayerNorm: each row with its mean taken off, divided by its standard deviation.
 
 use crate::apply::CenteredHat;
+use crate::backward::BackwardIo;
 use crate::call::Call;
 use crate::element::{Compute, Element};
 use crate::error::Error;
@@ -114,6 +115,11 @@ impl<'a> LayerNorm<'a> {
     pub fn apply(&self, io: Io<'_>) -> Result<(), Error> {
         self.call.apply(Layer, io)
     }
+
+    /// From dy to dx, and to the gradients of weight and bias: whatever `io` says.
+    pub fn backward(&self, io: BackwardIo<'_>) -> Result<(), Error> {
+        self.call.backward(Layer, io)
+    }
 }
 
 /// LayerNorm's sums; GroupNorm's and, plane by plane, BatchNorm's too.
@@ -123,6 +129,7 @@ pub(crate) struct Layer;
 impl RowNorm for Layer {
     type Hat<C: Compute> = CenteredHat;
     const OF_LANGUAGE_MODELS: bool = false;
+    const CENTERED: bool = true;
 
     #[inline(always)]
     fn measure<C, S, T, const SCALED: bool>(isa: S, row: &[T], scale: C) -> (Stats<C>, bool)

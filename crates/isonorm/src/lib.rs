@@ -52,6 +52,7 @@ struct Readme;
 
 mod affine;
 mod apply;
+mod backward;
 mod batch_norm;
 mod call;
 mod channels;
@@ -73,6 +74,7 @@ mod moments;
 mod ndarray;
 mod order;
 mod params;
+mod partial;
 mod pass;
 mod planes;
 mod residual;
@@ -89,7 +91,8 @@ pub use level::Level;
 pub use threads::{Cpu, Pool};
 // Tensors
 pub use element::{Compute, DType, Element};
-pub use io::{Io, StatsMut};
+pub use backward::{BackwardIo, Mask};
+pub use io::{Io, StatsMut, StatsRef};
 pub use planes::{PlaneIo, Planes, PlanesMut};
 pub use rows::{MAX_DIMS, Rows, RowsMut};
 pub use slice::{Slice, SliceMut};
@@ -106,3 +109,4 @@ pub use error::Error;
 pub use half::{bf16, f16};
 // The order
 pub use order::{BATCH_LEAF, LANES, LEAF};
+pub use partial::Partial;

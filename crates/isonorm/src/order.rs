@@ -16,8 +16,12 @@
 use arrayvec::ArrayVec;
 
 mod columns;
+mod extent;
+mod sums;
 
 pub(crate) use columns::{BatchSums, ColumnTerms, reduce_columns};
+pub(crate) use extent::{Extent, Kind, Order};
+pub(crate) use sums::Sums;
 
 use crate::element::{Compute, Element};
 use crate::isa::Isa;

@@ -77,6 +77,15 @@ impl<'a> Params<'a> {
     /// Weight and bias of the elements from `start` on, widened; 1 and -0 where there are none, which
     /// change no bit of `fma(x_hat, weight, bias)`.
     pub(crate) fn widen<C: Compute>(&self, start: usize, weight: &mut [C], bias: &mut [C]) {
+        self.widen_weight(start, weight);
+        match self.bias {
+            Some(from) => widen_slice(from.part(start, bias.len()), bias),
+            None => bias.fill(C::NEG_ZERO),
+        }
+    }
+
+    /// The weight of the elements from `start` on, widened and with its offset; 1 where there is none.
+    pub(crate) fn widen_weight<C: Compute>(&self, start: usize, weight: &mut [C]) {
         match self.weight {
             Some(from) => widen_slice(from.part(start, weight.len()), weight),
             None => weight.fill(C::ONE),
@@ -84,10 +93,6 @@ impl<'a> Params<'a> {
         let offset = C::from_f64(self.offset);
         if offset != C::ZERO {
             weight.iter_mut().for_each(|w| *w = *w + offset);
-        }
-        match self.bias {
-            Some(from) => widen_slice(from.part(start, bias.len()), bias),
-            None => bias.fill(C::NEG_ZERO),
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::rows::{In, Out, Run, RunMut};
 use crate::stats::Stats;
 
 /// Rows of a block at most.
-const BLOCK: usize = 16;
+pub(crate) const BLOCK: usize = 16;
 /// Bytes of a block: while one is measured, nothing is written. (65536 x 128 f32 took 2.62 ms in blocks of 4 rows,
 /// 2.89 ms of 16: Intel Xeon, November 2026.)
 const BLOCK_BYTES: usize = 2 << 10;
@@ -96,7 +96,18 @@ impl<T: Element> Pass<'_, T> {
     }
 }
 
-/// The statistics of some rows, up to the first that the range rule wants to see.
+/// The statistics of some rows, at most [`BLOCK`], up to the first that the range rule wants to see.
+pub(crate) fn measure_rows<N: RowNorm, T: Element>(
+    task: &Task<'_, T::Compute>,
+    x: Run<'_, T>,
+    rows: usize,
+) -> ArrayVec<Stats<T::Compute>, BLOCK> {
+    let mut stats = ArrayVec::new();
+    T::Compute::enter(task.level, Measure::<N, T> { task, x, rows, stats: &mut stats, norm: PhantomData });
+    stats
+}
+
+/// The kernel of `measure_rows`.
 struct Measure<'a, N, T: Element> {
     task: &'a Task<'a, T::Compute>,
     x: Run<'a, T>,

@@ -44,7 +44,7 @@ impl Residual<'_> {
                     return true;
                 }
                 None => {
-                    T::Compute::enter(task.level, AddInPlace { x, r, rows });
+                    add_rows_in_place(task.level, x, r, rows);
                     return false;
                 }
                 Some(None) => {}
@@ -85,7 +85,7 @@ fn add_tile<T: Element>(level: Level, x: Slice<'_>, residual: Slice<'_>, r: Slic
 }
 
 /// `from` in the compute type.
-fn widen_any<C: Compute>(level: Level, from: Slice<'_>, to: &mut [C]) {
+pub(crate) fn widen_any<C: Compute>(level: Level, from: Slice<'_>, to: &mut [C]) {
     match (C::of(&from), &from) {
         (None, Slice::Bf16(x)) if C::DTYPE == crate::DType::F32 => {
             if let Some(y) = f32::of_mut(C::slice_mut(to)) {
@@ -167,6 +167,11 @@ impl<C: Compute, T: Element<Compute = C>> Kernel<C> for AddRows<'_, T> {
             add_row(isa, self.x.row(row), self.residual.row(row), self.r.row_mut(row));
         }
     }
+}
+
+/// Adds rows of x to those of r, of one type.
+pub(crate) fn add_rows_in_place<T: Element>(level: Level, x: In<'_, T>, r: Out<'_, T>, rows: Range<usize>) {
+    T::Compute::enter(level, AddInPlace { x, r, rows });
 }
 
 /// A block of rows whose residual is what r holds.

@@ -1,6 +1,7 @@
 //! RMSNorm: each row divided by its root mean square.
 
 use crate::apply::RmsHat;
+use crate::backward::BackwardIo;
 use crate::call::Call;
 use crate::element::{Compute, Element};
 use crate::error::Error;
@@ -130,6 +131,11 @@ impl<'a> RmsNorm<'a> {
     pub fn apply(&self, io: Io<'_>) -> Result<(), Error> {
         self.call.apply(Rms, io)
     }
+
+    /// From dy to dx, and to the gradients of weight and bias: whatever `io` says.
+    pub fn backward(&self, io: BackwardIo<'_>) -> Result<(), Error> {
+        self.call.backward(Rms, io)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -138,6 +144,7 @@ struct Rms;
 impl RowNorm for Rms {
     type Hat<C: Compute> = RmsHat;
     const OF_LANGUAGE_MODELS: bool = true;
+    const CENTERED: bool = false;
 
     #[inline(always)]
     fn measure<C, S, T, const SCALED: bool>(isa: S, row: &[T], scale: C) -> (Stats<C>, bool)

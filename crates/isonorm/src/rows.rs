@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use crate::element::Element;
 use crate::grid::Place;
+use crate::order::LANES;
 use crate::slice::{Slice, SliceMut};
 
 /// The most leading dimensions of a view.
@@ -116,7 +117,43 @@ impl<'a, T> Run<'a, T> {
     }
 }
 
-impl<T> RunMut<'_, T> {
+impl<'a, T> Run<'a, T> {
+    /// One row.
+    pub(crate) fn one(data: &'a [T]) -> Self {
+        Run { data, start: 0, stride: 0 }
+    }
+
+    /// Elements `at..at + 32` of row `i` of the run.
+    #[inline(always)]
+    pub(crate) fn chunk(&self, i: usize, at: usize) -> &'a [T; LANES] {
+        let start = self.start.wrapping_add_signed(i as isize * self.stride) + at;
+        let (chunk, _) = self.data[start..start + LANES].as_chunks();
+        &chunk[0]
+    }
+}
+
+impl<'a, T> RunMut<'a, T> {
+    /// One row.
+    pub(crate) fn one(data: &'a mut [T]) -> Self {
+        RunMut { data, start: 0, stride: 0 }
+    }
+
+    /// Elements `at..at + 32` of row `i` of the run.
+    #[inline(always)]
+    pub(crate) fn chunk_mut(&mut self, i: usize, at: usize) -> &mut [T; LANES] {
+        let start = self.start.wrapping_add_signed(i as isize * self.stride) + at;
+        let (chunk, _) = self.data[start..start + LANES].as_chunks_mut();
+        &mut chunk[0]
+    }
+
+    /// Elements before the first cache line that begins in a row, where that is the same in every row.
+    #[inline(always)]
+    pub(crate) fn lead(&self, line: usize) -> Option<usize> {
+        let is_same = (self.stride * size_of::<T>() as isize).unsigned_abs().is_multiple_of(line);
+        is_same.then(|| self.data[self.start..].as_ptr().align_offset(line))
+    }
+
+
     /// The first `hidden` elements of row `i` of the run.
     #[inline(always)]
     pub(crate) fn row_mut(&mut self, i: usize, hidden: usize) -> &mut [T] {
@@ -125,6 +162,10 @@ impl<T> RunMut<'_, T> {
 }
 
 impl<'a, T> In<'a, T> {
+    pub(crate) fn new(data: &'a [T], place: Place<'a>) -> Self {
+        In { data, base: 0, place }
+    }
+
     /// Contiguous rows of `hidden` elements, the first of which is row `first`.
     #[inline(always)]
     pub(crate) fn contiguous(data: &'a [T], hidden: usize, first: usize) -> Self {

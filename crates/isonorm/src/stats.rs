@@ -109,6 +109,18 @@ impl<C: Compute> Eps<C> {
         Eps { value, ..self }
     }
 
+    /// A mean of gradients times q: `(root + eps) / root` with eps outside, 0 where root is 0. With eps inside there is
+    /// no q.
+    #[inline(always)]
+    pub(crate) fn times_q(self, mean: C, stats: &Stats<C>) -> C {
+        if !self.outside {
+            return mean;
+        }
+        let eps = if stats.is_scaled() { self.scaled(stats.scale) } else { self };
+        let root = stats.var.root();
+        mean * if root == C::ZERO { C::ZERO } else { (root + eps.value) / root }
+    }
+
     /// Whether `ms` is so small that a second computation keeps more of it.
     #[inline(always)]
     pub(crate) fn is_small(self, ms: C) -> bool {

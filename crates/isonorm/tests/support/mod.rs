@@ -4,7 +4,9 @@
 pub(crate) mod layout;
 
 use half::{bf16, f16};
-use isonorm::{Cpu, Error, Io, LayerNorm, Level, Recipe, RmsNorm, Slice, SliceMut, Stats, StatsMut};
+use isonorm::{
+    BackwardIo, Cpu, Error, Io, LayerNorm, Level, Recipe, RmsNorm, Slice, SliceMut, Stats, StatsMut, StatsRef,
+};
 use isonorm_testing::DType;
 use isonorm_testing::golden::Array;
 use isonorm_testing::oracle::forward::{self as oracle, Affine};
@@ -158,6 +160,45 @@ pub(crate) struct Norm {
     pub(crate) partial: Option<usize>,
 }
 
+/// `$builder` with the options that both norms have.
+macro_rules! with_options {
+    ($spec:expr, $cpu:expr, $builder:expr) => {{
+        let mut norm = $builder.eps($spec.eps.value).weight_offset($spec.offset).on($cpu);
+        if $spec.eps.outside {
+            norm = norm.eps_outside();
+        }
+        if let Some(weight) = &$spec.weight {
+            norm = norm.weight(weight.slice());
+        }
+        if let Some(bias) = &$spec.bias {
+            norm = norm.bias(bias.slice());
+        }
+        norm
+    }};
+}
+
+/// Runs `$body` with `$norm` bound to the library's norm.
+macro_rules! with_norm {
+    ($spec:expr, $cpu:expr, $norm:ident => $body:expr) => {
+        match $spec.which {
+            Which::Rms => {
+                let mut $norm = with_options!($spec, $cpu, RmsNorm::new($spec.hidden));
+                if $spec.llama {
+                    $norm = $norm.recipe(Recipe::Llama);
+                }
+                if let Some(k) = $spec.partial {
+                    $norm = $norm.partial(k);
+                }
+                $body
+            }
+            Which::Layer => {
+                let $norm = with_options!($spec, $cpu, LayerNorm::new($spec.hidden));
+                $body
+            }
+        }
+    };
+}
+
 impl Norm {
     pub(crate) fn new(which: Which, hidden: usize) -> Self {
         let eps = Eps { value: 1e-5, outside: false };
@@ -165,40 +206,11 @@ impl Norm {
     }
 
     pub(crate) fn apply(&self, cpu: Cpu<'_>, io: Io<'_>) -> Result<(), Error> {
-        match self.which {
-            Which::Rms => {
-                let mut norm = RmsNorm::new(self.hidden).eps(self.eps.value).weight_offset(self.offset).on(cpu);
-                if self.eps.outside {
-                    norm = norm.eps_outside();
-                }
-                if let Some(weight) = &self.weight {
-                    norm = norm.weight(weight.slice());
-                }
-                if let Some(bias) = &self.bias {
-                    norm = norm.bias(bias.slice());
-                }
-                if self.llama {
-                    norm = norm.recipe(Recipe::Llama);
-                }
-                if let Some(k) = self.partial {
-                    norm = norm.partial(k);
-                }
-                norm.apply(io)
-            }
-            Which::Layer => {
-                let mut norm = LayerNorm::new(self.hidden).eps(self.eps.value).weight_offset(self.offset).on(cpu);
-                if self.eps.outside {
-                    norm = norm.eps_outside();
-                }
-                if let Some(weight) = &self.weight {
-                    norm = norm.weight(weight.slice());
-                }
-                if let Some(bias) = &self.bias {
-                    norm = norm.bias(bias.slice());
-                }
-                norm.apply(io)
-            }
-        }
+        with_norm!(self, cpu, norm => norm.apply(io))
+    }
+
+    pub(crate) fn backward(&self, cpu: Cpu<'_>, io: BackwardIo<'_>) -> Result<(), Error> {
+        with_norm!(self, cpu, norm => norm.backward(io))
     }
 
     /// y of contiguous rows.
@@ -280,6 +292,13 @@ impl Saved {
     }
 
     pub(crate) fn stats_mut(&mut self) -> StatsMut<'_> {
+        match self {
+            Saved::F32(stats) => stats.into(),
+            Saved::F64(stats) => stats.into(),
+        }
+    }
+
+    pub(crate) fn stats(&self) -> StatsRef<'_> {
         match self {
             Saved::F32(stats) => stats.into(),
             Saved::F64(stats) => stats.into(),

@@ -1,0 +1,146 @@
+//! A backward call over rows: the checks before anything is written, and the end of the sums.
+
+use std::borrow::Cow;
+use std::marker::PhantomData;
+use std::sync::{Mutex, PoisonError};
+
+use crate::backward::io::BackwardIo;
+use crate::backward::rows::{BackwardJob, Plan};
+use crate::backward::spans::Spans;
+use crate::call::Call;
+use crate::element::{Compute, DType, Element, with_element};
+use crate::error::Error;
+use crate::forward::{Reach, RowNorm, Task};
+use crate::grid::{Place, Sequence, Walks};
+use crate::isa::float_env::FloatEnv;
+use crate::order::{Kind, Order, Sums};
+use crate::partial::Partial;
+use crate::params::{check_param, check_type, narrow_slice};
+use crate::rows::{AnyIn, AnyOut, In};
+use crate::slice::SliceMut;
+use crate::threads;
+
+impl Call<'_> {
+    /// Checks everything, then computes.
+    pub(crate) fn backward<N: RowNorm>(&self, _: N, io: BackwardIo<'_>) -> Result<(), Error> {
+        let dtype = io.x.data.dtype();
+        self.check_backward(&io, dtype)?;
+        let sums_rows = io.dweight.is_some() || io.dbias.is_some() || io.partial.is_some() || io.mask.is_some();
+        let sequence = if sums_rows { Sequence::Logical } else { Sequence::Memory };
+        let walks = Walks::of(&io.tensors(), self.hidden, sequence)?;
+        let spans = Spans::new(io.mask, walks.grid.rows)?;
+        with_element!(dtype, T => self.backward_typed::<N, T>(io, &walks, &spans))
+    }
+
+    fn check_backward(&self, io: &BackwardIo<'_>, dtype: DType) -> Result<(), Error> {
+        self.check_params(dtype)?;
+        if let Some(dy) = &io.dy {
+            check_type("dy", dy.data.dtype(), dtype)?;
+        }
+        check_type(if io.dy.is_some() { "dx" } else { "dy" }, io.dx.data.dtype(), dtype)?;
+        if let Some(Some(dresidual)) = &io.dresidual {
+            check_type("dresidual", dresidual.data.dtype(), dtype)?;
+        }
+        if let Some(dr) = &io.dr {
+            check_type(if matches!(io.dresidual, Some(None)) { "dresidual" } else { "dr" }, dr.data.dtype(), dtype)?;
+        }
+        for (name, gradient) in [("dweight", &io.dweight), ("dbias", &io.dbias)] {
+            if let Some(gradient) = gradient {
+                check_param(name, gradient.as_slice(), self.hidden, "normalized element", dtype)?;
+            }
+        }
+        let expected = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+        if let Some(found) = io.stats.map(|stats| stats.dtype()).filter(|found| *found != expected) {
+            return Err(Error::TypeIsNot { name: "stats", found, expected });
+        }
+        if let Some(partial) = &io.partial {
+            partial.check_gradients(expected, self.hidden)?;
+            if io.dweight.is_some() || io.dbias.is_some() {
+                partial.check_start()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn backward_typed<N: RowNorm, T: Element>(
+        &self,
+        mut io: BackwardIo<'_>,
+        walks: &Walks<6>,
+        spans: &Spans,
+    ) -> Result<(), Error> {
+        let (hidden, rows) = (self.hidden, walks.grid.rows);
+        let bytes = rows.saturating_mul(hidden).saturating_mul(size_of::<T>());
+        let task = Task { call: self, level: self.cpu.chosen_level()?, eps: self.eps.rounded()?, reach: Reach::of(bytes) };
+        let weight = self.wide_weight::<T::Compute>();
+        let kind = match (io.partial.is_some(), io.dweight.is_some(), io.dbias.is_some()) {
+            (true, ..) | (_, true, true) => Some(Kind::Both),
+            (_, true, false) => Some(Kind::Dot),
+            (_, false, true) => Some(Kind::Sum),
+            _ => None,
+        };
+        let mut kept = io.partial.as_deref_mut().and_then(Partial::sums_mut::<T::Compute>);
+        let own = kind.map(|kind| Sums::new(Order::Batch, kind, hidden, 0));
+        let sums = match &mut kept {
+            Some(kept) => Some(std::mem::replace(*kept, Sums::new(Order::Batch, Kind::Both, hidden, 0))),
+            None => own,
+        };
+        let finished = Mutex::new(Vec::new());
+        let base = sums.as_ref().map_or(0, Sums::end);
+        let past = task.reach == Reach::Past && io.dy.is_some() && io.dresidual.is_none() && io.dr.is_none();
+        let plan = Plan { task, weight: &weight, spans, base, kind, past, finished: &finished };
+        if rows > 0 && hidden > 0 {
+            let place = |i: usize| Place::new(&walks.grid, &walks.each[i], if i == 5 { 1 } else { hidden });
+            let job = BackwardJob::<N, T> {
+                norm: PhantomData,
+                plan: &plan,
+                rows: 0..spans.len,
+                x: In::new(T::of(&io.x.data).unwrap_or(&[]), place(1)),
+                dy: io.dy.map(|dy| AnyIn::new(dy.data, place(2))),
+                dx: AnyOut::new(io.dx.data, place(0)),
+                dresidual: io.dresidual.map(|from| from.map(|from| AnyIn::new(from.data, place(3)))),
+                dr: io.dr.map(|dr| AnyOut::new(dr.data, place(4))),
+                stats: io.stats.and_then(|stats| T::Compute::saved(&stats)).map(|stats| In::new(stats, place(5))),
+                sums,
+            };
+            threads::run(&self.cpu, job, bytes.saturating_mul(3));
+        } else if let Some(sums) = sums {
+            finished.lock().unwrap_or_else(PoisonError::into_inner).push(sums);
+        }
+        let sums = finished.into_inner().unwrap_or_else(PoisonError::into_inner).pop();
+        if let Some(sums) = sums {
+            finish(&sums, io.dweight, io.dbias);
+            if let Some(kept) = kept {
+                *kept = sums;
+            }
+        }
+        Ok(())
+    }
+
+    /// The weight in the compute type, offset added; ones where there is none.
+    fn wide_weight<C: Compute>(&self) -> Cow<'_, [C]> {
+        let _env = FloatEnv::standard();
+        if let Some(weight) = self.params.weight.as_ref().and_then(C::of)
+            && C::from_f64(self.params.offset) == C::ZERO
+        {
+            return Cow::Borrowed(weight);
+        }
+        let mut weight = vec![C::ZERO; self.hidden];
+        self.params.widen_weight(0, &mut weight);
+        Cow::Owned(weight)
+    }
+}
+
+/// The gradients of the parameters, rounded once.
+fn finish<C: Compute>(sums: &Sums<C>, dweight: Option<SliceMut<'_>>, dbias: Option<SliceMut<'_>>) {
+    if dweight.is_none() && dbias.is_none() {
+        return;
+    }
+    let _env = FloatEnv::standard();
+    let root = sums.root();
+    let (dot, sum) = root.split_at(if sums.kind().has_dot() { sums.columns() } else { 0 });
+    for (from, to) in [(dot, dweight), (sum, dbias)] {
+        if let Some(to) = to {
+            narrow_slice(from, to);
+        }
+    }
+}
