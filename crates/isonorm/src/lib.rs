@@ -36,6 +36,9 @@
 //! [`BATCH_LEAF`] rows and the same tree. No result depends on anything but values, shape and named options: not on
 //! batch, position, strides, alignment, threads, or [`Level`]. NaN is NaN everywhere; which NaN is left open.
 //!
+//! A [`Partial`] is what is known of some rows of a longer sum. Pieces cut anywhere and merged in any pairs have the bits
+//! of the whole: micro-batches, and ranks that hold rows of one batch, have its gradients.
+//!
 //! # Where it runs
 //!
 //! On the best [`Level`] of the CPU and on all its cores where the tensors are large enough; [`Cpu`] sets either, or

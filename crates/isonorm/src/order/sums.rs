@@ -145,11 +145,11 @@ impl<C: Compute> Sums<C> {
     /// The next 2^level whole leaves as one node; `end` is a multiple of as many.
     pub(crate) fn push_node(&mut self, level: u32, values: Vec<C>) {
         let leaf = self.extent.order.leaf();
-        debug_assert!(self.raw() == 0 && self.extent.end.is_multiple_of(leaf << level), "a node of another place");
         if self.kind() == Kind::Largest {
             keep_larger(self.leaf_mut(), &values);
         } else {
-            self.add_node(Node { level, index: (self.extent.end / leaf) >> level, values });
+            debug_assert!(self.raw() == 0 && self.end().is_multiple_of(leaf << level), "a node of another place");
+            self.add_node(Node { level, index: (self.end() / leaf) >> level, values });
         }
         self.extent.end += leaf << level;
     }
@@ -159,8 +159,9 @@ impl<C: Compute> Sums<C> {
             add(&left.values, &mut node.values);
             node.level += 1;
             node.index /= 2;
-            // A tree of this height never needs more.
-            if self.spare.len() < node.level as usize {
+            // Nodes, open leaf and spares are never more than a tree of this height needs.
+            let height = self.nodes.first().map_or(0, |first| first.level).max(node.level);
+            if self.spare.len() + self.nodes.len() <= height as usize {
                 self.spare.push(left.values);
             }
         }
