@@ -1,7 +1,7 @@
 """Makes torch.json: how far PyTorch's norms are from the exact result, on data anyone can make again.
 
 A test makes the same data, runs isonorm on it, measures the same errors and asserts that they are no
-larger. To run: `pip install torch==2.15.0 numpy mpmath`, then `python3 make_torch.py`.
+larger. README.md says how to run this and how to check the file.
 
 # The data
 
@@ -48,9 +48,11 @@ roundings of at most 2^-p each); and the largest max_ulps of a norm and type, ov
 PyTorch's largest.
 """
 
+import argparse
 import decimal
 import itertools
 import json
+import sys
 from pathlib import Path
 
 import mpmath
@@ -169,6 +171,16 @@ def spread(norm, x, parameter):
     return (parameter if row_wise else parameter[:, None]).expand(x.shape)
 
 
+def write_or_check(name, text):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--check", action="store_true", help="write nothing; say whether the file is what is made")
+    file = Path(__file__).with_name(name)
+    if not parser.parse_args().check:
+        file.write_text(text)
+    elif file.read_text() != text:
+        sys.exit(f"{name} is not what this makes")
+
+
 def main():
     torch.set_num_threads(1)
     cases = []
@@ -190,7 +202,7 @@ def main():
     text = json.dumps(head, indent=1)[:-2] + ',\n "cases": [\n  '
     text += ",\n  ".join(json.dumps(case) for case in cases) + "\n ]\n}\n"
     assert json.loads(text)["cases"]
-    Path(__file__).with_name("torch.json").write_text(text)
+    write_or_check("torch.json", text)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ mod support;
 use std::arch::asm;
 use std::hint::black_box;
 
-use isonorm::{Cpu, Error, Io, Level, Pool, RmsNorm};
+use isonorm::{Cpu, Error, Io, Level, Partial, Pool, RmsNorm};
 use isonorm_testing::DType;
-use isonorm_testing::oracle::Eps;
+use isonorm_testing::oracle::{self, Eps};
 use isonorm_testing::values::Kind;
 use support::{BOTH, Expected, Norm, Saved, Tensor, Which, assert_same_bits, one};
 
@@ -169,5 +169,23 @@ fn threads_that_flush_change_no_bit_and_keep_their_setting() {
         assert_same_bits(&format!("threads of MXCSR {host:x}"), n, &expected, &y);
         let y = under(host, || norm.forward(Cpu::new().threads(4), &x, DType::F32));
         assert_same_bits(&format!("caller of MXCSR {host:x}"), n, &expected, &y);
+    }
+}
+
+#[test]
+fn a_partial_sum_of_subnormals_is_not_flushed() {
+    let rows: Vec<f32> = (1..60).map(|i| f32::from_bits(i * 0x1_0000 + 1)).collect();
+    let sums = || {
+        let mut parts = [0, 7, 20, 40].map(|start| Partial::rows(isonorm::DType::F32, 1, start));
+        for (part, cut) in parts.iter_mut().zip([0, 7, 20, 40, 59].windows(2)) {
+            part.push(&rows[cut[0]..cut[1]], &rows[cut[0]..cut[1]]).expect("rows");
+        }
+        let mut dbias = [0.0f32];
+        Partial::join(parts).and_then(|whole| whole.dbias(&mut dbias)).expect("whole");
+        dbias[0].to_bits()
+    };
+    let expected = oracle::batch_sum(&rows).to_bits();
+    for host in HOSTS {
+        assert_eq!(under(host, sums), expected, "MXCSR {host:x}");
     }
 }

@@ -1,19 +1,4 @@
-//! A partial sum as bytes, from process to process: version 1, little-endian on every machine.
-//!
-//! | bytes | field | |
-//! |---|---|---|
-//! | 0..4 | magic | `ISOP` |
-//! | 4 | version | 1 |
-//! | 5 | order | 0 row, 1 batch |
-//! | 6 | kind | 0 sum, 1 dot, 2 dot and sum, 3 largest magnitude |
-//! | 7 | size of the compute type | 4 or 8 |
-//! | 8..16 | columns | u64 |
-//! | 16..24 | start | u64 |
-//! | 24..32 | end | u64 |
-//! | 32.. | values | raw terms, nodes from left to right, open leaf |
-//!
-//! How many values there are follows from the fields before them (`Extent`), and the length must be just that.
-//! The bits of a value travel unchanged, those of a NaN too.
+//! A partial sum as bytes, from process to process.
 
 use super::{Partial, Typed};
 use crate::element::Compute;
@@ -27,7 +12,24 @@ const ORDERS: [Order; 2] = [Order::Row, Order::Batch];
 const KINDS: [Kind; 4] = [Kind::Sum, Kind::Dot, Kind::Both, Kind::Largest];
 
 impl Partial {
-    /// The partial sum as bytes, the same on every machine.
+    /// The partial sum as bytes, for another process. Little-endian on every machine; version 1:
+    ///
+    /// | bytes | field | |
+    /// |---|---|---|
+    /// | 0..4 | magic | `ISOP` |
+    /// | 4 | version | 1 |
+    /// | 5 | order | 0 row, 1 batch |
+    /// | 6 | kind | 0 sum, 1 dot, 2 dot and sum, 3 largest magnitude |
+    /// | 7 | size of the compute type | 4 or 8 |
+    /// | 8..16 | columns | u64 |
+    /// | 16..24 | start | u64 |
+    /// | 24..32 | end | u64 |
+    /// | 32.. | values | raw terms, nodes from left to right, open leaf |
+    ///
+    /// How many values there are follows from the other fields: the raw terms up to the first leaf border, one node for
+    /// each of the largest subtrees between that and the last border, and the open leaf where rows come after it. Raw
+    /// terms are `[dy: columns][x_hat: columns]`, a node and the leaf `[dot: columns][sum: columns]`; in row order each
+    /// column has 32 lanes. The bits of a value travel unchanged, those of a NaN too.
     pub fn to_bytes(&self) -> Vec<u8> {
         match &self.sums {
             Typed::F32(sums) => write(sums, f32::to_le_bytes),

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use isonorm_testing::DType;
-use isonorm_testing::values::SplitMix64;
+use isonorm_testing::values::irwin_hall;
 use serde_json::Value;
 
 use crate::support::Tensor;
@@ -70,16 +70,6 @@ pub(crate) fn cases() -> Vec<Case> {
     cases.iter().map(case).collect()
 }
 
-/// Irwin and Hall's: twelve uniform numbers, less six, in one rounding.
-pub(crate) fn normal(seed: u64, n: usize) -> Vec<f64> {
-    let mut source = SplitMix64::new(seed);
-    let mut value = || {
-        let sum: u64 = (0..12).map(|_| source.word() >> 12).sum();
-        (sum as i64 - 6 * (1 << 52)) as f64 * 2f64.powi(-52)
-    };
-    (0..n).map(|_| value()).collect()
-}
-
 /// f64 as it is, f32 from f64, the 16-bit types from that f32.
 fn stored(values: &[f64], dtype: DType) -> Tensor {
     let f32s = || values.iter().map(|v| *v as f32);
@@ -95,10 +85,10 @@ impl Case {
     /// x, weight and bias; RMSNorm's bias is 0.
     pub(crate) fn inputs(&self) -> [Tensor; 3] {
         let offset = if self.kind == "offset" { 1000.0 } else { 0.0 };
-        let x: Vec<f64> = normal(self.seed, self.shape.iter().product()).iter().map(|v| v + offset).collect();
+        let x: Vec<f64> = irwin_hall(self.seed, self.shape.iter().product()).iter().map(|v| v + offset).collect();
         let channels = self.shape[1];
-        let bias = if self.norm == "rms_norm" { vec![0.0; channels] } else { normal(self.seed + 2, channels) };
-        [x, normal(self.seed + 1, channels), bias].map(|values| stored(&values, self.dtype))
+        let bias = if self.norm == "rms_norm" { vec![0.0; channels] } else { irwin_hall(self.seed + 2, channels) };
+        [x, irwin_hall(self.seed + 1, channels), bias].map(|values| stored(&values, self.dtype))
     }
 
     /// The elements that are normalized together, row by row: the place of each in x, and its parameter.

@@ -21,11 +21,11 @@ impl<C: Compute> Positions<C> {
         [&self.a, &self.b].map(|from| &from[i * self.columns..][..self.columns])
     }
     fn column(from: &[C], columns: usize, c: usize) -> Vec<C> {
-        from[c..].iter().copied().step_by(columns).collect()
+        from.iter().copied().skip(c).step_by(columns).collect()
     }
 }
 
-/// How a piece takes its positions: one by one; or, where it can, as nodes and leaves that another has summed.
+/// Positions `from..to`, taken one by one; or, where that can be, as nodes and leaves that another has summed.
 fn piece<C: Compute>(of: &Positions<C>, [order, kind]: [u8; 2], from: usize, to: usize, by_nodes: bool) -> Sums<C> {
     let (order, kind) = (ORDERS[usize::from(order)], KINDS[usize::from(kind)]);
     let mut sums = Sums::new(order, kind, of.columns, from);
@@ -39,12 +39,32 @@ fn piece<C: Compute>(of: &Positions<C>, [order, kind]: [u8; 2], from: usize, to:
             let node = other.nodes.pop().expect("a whole subtree");
             assert!(other.nodes.is_empty() && node.level == level);
             sums.push_node(level, node.values);
+        } else if by_nodes && sums.raw() == 0 && kind != Kind::Largest {
+            let positions = (leaf - at % leaf).min(to - at);
+            (at..at + positions).for_each(|i| carry_on(sums.leaf_mut(), order, kind, of.at(i), i));
+            sums.advance(positions);
         } else {
             let [a, b] = of.at(at);
             sums.push(a, b);
         }
     }
     sums
+}
+
+/// The accumulators after one more position, as another's kernel would have them.
+fn carry_on<C: Compute>(leaf: &mut [C], order: Order, kind: Kind, [a, b]: [&[C]; 2], i: usize) {
+    let lanes = if order == Order::Row { 32 } else { 1 };
+    let dots = if kind.has_dot() { a.len() } else { 0 };
+    for c in 0..a.len() {
+        if kind.has_dot() {
+            let acc = &mut leaf[c * lanes + i % lanes];
+            *acc = a[c].fused(b[c], *acc);
+        }
+        if kind.has_sum() {
+            let acc = &mut leaf[(dots + c) * lanes + i % lanes];
+            *acc = *acc + a[c];
+        }
+    }
 }
 
 const ORDERS: [Order; 2] = [Order::Row, Order::Batch];
@@ -71,23 +91,25 @@ fn rebuilt<C: Compute>(sums: &Sums<C>) -> Sums<C> {
 }
 
 fn expected<C: Compute + oracle::Compute>(of: &Positions<C>, order: Order, kind: Kind) -> Vec<C> {
-    let (sum, dot): (fn(&[C]) -> C, fn(&[C], &[C]) -> C) = match order {
-        Order::Row => (row_sum, row_dot),
-        Order::Batch => (batch_sum, batch_dot),
-    };
     let column = |from: &[C], c| Positions::column(from, of.columns, c);
     let each = 0..of.columns;
-    let sums: Vec<C> = each.clone().map(|c| sum(&column(&of.a, c))).collect();
-    let dots: Vec<C> = each.clone().map(|c| dot(&column(&of.a, c), &column(&of.b, c))).collect();
+    let sum = |c| match order {
+        Order::Row => row_sum(&column(&of.a, c)),
+        Order::Batch => batch_sum(&column(&of.a, c)),
+    };
+    let dot = |c| match order {
+        Order::Row => row_dot(&column(&of.a, c), &column(&of.b, c)),
+        Order::Batch => batch_dot(&column(&of.a, c), &column(&of.b, c)),
+    };
     let largest = |c| {
         let all = column(&of.a, c);
         let nan = all.iter().copied().find(|v| v.nan());
         nan.unwrap_or_else(|| all.into_iter().map(C::magnitude).fold(C::ZERO, |m, v| if v > m { v } else { m }))
     };
     match kind {
-        Kind::Sum => sums,
-        Kind::Dot => dots,
-        Kind::Both => [dots, sums].concat(),
+        Kind::Sum => each.map(sum).collect(),
+        Kind::Dot => each.map(dot).collect(),
+        Kind::Both => each.clone().map(dot).chain(each.map(sum)).collect(),
         Kind::Largest => each.map(largest).collect(),
     }
 }
