@@ -16,6 +16,10 @@ use crate::stats::{EpsOption, Stats};
 use crate::stripes::Stripes;
 use crate::threads::{self, Cpu};
 
+mod shard;
+
+pub use shard::BatchShard;
+
 /// Samples from which the values of narrow planes are worth laying out as columns.
 const BATCH: usize = 4;
 
@@ -360,7 +364,7 @@ impl<'a> BatchNorm<'a> {
         let bytes = if shape.is_empty() { 0 } else { shape.bytes(size_of::<T>()) };
         let stream = io.x.is_some() && threads::is_beyond_the_caches(bytes / 2);
         let task = self.task::<T::Compute>(shape, stream)?;
-        let update = self.update(shape)?;
+        let update = self.update(shape.count())?;
         if shape.is_empty() {
             return Ok(());
         }
@@ -390,13 +394,14 @@ impl<'a> BatchNorm<'a> {
         Ok(())
     }
 
-    fn update<C: Compute>(&self, shape: Shape) -> Result<Update<C>, Error> {
+    /// For a batch of `count` values for each channel; of none, it is not applied.
+    fn update<C: Compute>(&self, count: usize) -> Result<Update<C>, Error> {
         let _env = FloatEnv::standard();
         let momentum = C::from_f64(self.momentum);
         if !momentum.finite() {
             return Err(Error::Option { name: "momentum", found: self.momentum, expected: "a finite number" });
         }
-        let count = if shape.is_empty() { 2 } else { shape.count() };
+        let count = count.max(2);
         let factor = C::from_count(count) / C::from_count(count - 1);
         Ok(Update { momentum, keep: C::ONE - momentum, factor: (!self.biased).then_some(factor) })
     }

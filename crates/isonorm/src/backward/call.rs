@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};
 
-use crate::backward::correlate::SplitWeight;
+use crate::backward::correlate::{Slope, SplitWeight};
 use crate::backward::io::BackwardIo;
 use crate::backward::rows::{BackwardJob, Plan};
 use crate::backward::spans::Spans;
@@ -21,19 +21,33 @@ use crate::rows::{AnyIn, AnyOut, In};
 use crate::slice::SliceMut;
 use crate::threads;
 
+/// What a rank knows of its rows, of which it has some columns only.
+pub(crate) struct Known<'a, C> {
+    /// One for each row, as `stats` of the call has them.
+    pub(crate) slopes: &'a [Slope<C>],
+    /// Elements, the first of the rank's, that the statistics depend on.
+    pub(crate) measured: usize,
+}
+
 impl Call<'_> {
     /// Checks everything, then computes.
     pub(crate) fn backward<N: RowNorm>(&self, _: N, io: BackwardIo<'_>) -> Result<(), Error> {
         let dtype = io.x.data.dtype();
         self.check_backward(&io, dtype)?;
+        let (walks, spans) = self.rows_of(&io)?;
+        with_element!(dtype, T => self.backward_typed::<N, T>(io, &walks, &spans, None))
+    }
+
+    /// The rows of a call's tensors, and which of them are the batch.
+    pub(crate) fn rows_of(&self, io: &BackwardIo<'_>) -> Result<(Walks<6>, Spans), Error> {
         let sums_rows = io.dweight.is_some() || io.dbias.is_some() || io.partial.is_some() || io.mask.is_some();
         let sequence = if sums_rows { Sequence::Logical } else { Sequence::Memory };
         let walks = Walks::of(&io.tensors(), self.hidden, sequence)?;
         let spans = Spans::new(io.mask, walks.grid.rows)?;
-        with_element!(dtype, T => self.backward_typed::<N, T>(io, &walks, &spans))
+        Ok((walks, spans))
     }
 
-    fn check_backward(&self, io: &BackwardIo<'_>, dtype: DType) -> Result<(), Error> {
+    pub(crate) fn check_backward(&self, io: &BackwardIo<'_>, dtype: DType) -> Result<(), Error> {
         self.check_params(dtype)?;
         if let Some(dy) = &io.dy {
             check_type("dy", dy.data.dtype(), dtype)?;
@@ -63,11 +77,12 @@ impl Call<'_> {
         Ok(())
     }
 
-    fn backward_typed<N: RowNorm, T: Element>(
+    pub(crate) fn backward_typed<N: RowNorm, T: Element>(
         &self,
         mut io: BackwardIo<'_>,
         walks: &Walks<6>,
         spans: &Spans,
+        known: Option<Known<'_, T::Compute>>,
     ) -> Result<(), Error> {
         let (hidden, rows) = (self.hidden, walks.grid.rows);
         let bytes = rows.saturating_mul(hidden).saturating_mul(size_of::<T>());
@@ -90,8 +105,17 @@ impl Call<'_> {
         let finished = Mutex::new(Vec::new());
         let base = sums.as_ref().map_or(0, Sums::end);
         let past = task.reach == Reach::Past && io.dy.is_some() && io.dresidual.is_none() && io.dr.is_none();
-        let plan =
-            Plan { task, weight: &weight, split_weight: &split_weight, spans, base, kind, past, finished: &finished };
+        let plan = Plan {
+            task,
+            measured: known.as_ref().map_or(task.measured(), |known| known.measured),
+            weight: &weight,
+            split_weight: &split_weight,
+            spans,
+            base,
+            kind,
+            past,
+            finished: &finished,
+        };
         if !is_empty {
             let place = |i: usize| Place::new(&walks.grid, &walks.each[i], if i == 5 { 1 } else { hidden });
             let job = BackwardJob::<N, T> {
@@ -104,6 +128,7 @@ impl Call<'_> {
                 dresidual: io.dresidual.map(|from| from.map(|from| AnyIn::new(from.data, place(3)))),
                 dr: io.dr.map(|dr| AnyOut::new(dr.data, place(4))),
                 stats: io.stats.and_then(|stats| T::Compute::saved(stats)).map(|stats| In::new(stats, place(5))),
+                known: known.map(|known| In::new(known.slopes, place(5))),
                 sums,
             };
             threads::run(&self.cpu, job, bytes.saturating_mul(3));
@@ -122,7 +147,7 @@ impl Call<'_> {
 
     /// The weight in the compute type, offset added, ones where there is none; in order, and as `T::load_split` has
     /// lanes.
-    fn wide_weight<T: Element>(&self, level: Level) -> [Vec<T::Compute>; 2] {
+    pub(crate) fn wide_weight<T: Element>(&self, level: Level) -> [Vec<T::Compute>; 2] {
         let _env = FloatEnv::standard();
         let [mut weight, mut split] = [(); 2].map(|()| vec![T::Compute::ZERO; self.hidden]);
         self.params.widen_weight(0, &mut weight);
