@@ -39,6 +39,16 @@
 //! A [`Partial`] is what is known of some rows of a longer sum. Pieces cut anywhere and merged in any pairs have the bits
 //! of the whole: micro-batches, and ranks that hold rows of one batch, have its gradients.
 //!
+//! # Ranks
+//!
+//! | what lies on several ranks | how it has the bits of one process |
+//! |---|---|
+//! | columns of rows (tensor parallelism) | [`RmsNorm::shard`], [`LayerNorm::shard`]: a [`Shard`] |
+//! | samples of a batch norm's batch | [`BatchNorm::shard`]: a [`BatchShard`] |
+//! | rows (data parallelism, micro-batches) | [`BackwardIo::partial`] for the parameters' gradients; y and dx need nothing |
+//!
+//! Ranks may have unequal parts, cut anywhere, or none. How they exchange their [`Partial`] sums is the caller's.
+//!
 //! # Where it runs
 //!
 //! On the best [`Level`] of the CPU and on all its cores where the tensors are large enough; [`Cpu`] sets either, or

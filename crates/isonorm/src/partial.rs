@@ -1,4 +1,5 @@
-//! Unfinished sums over rows, for gradients whose batch is in pieces: micro-batches, threads, ranks.
+//! Unfinished sums, for gradients whose batch is in pieces, and norms whose rows or batch are: micro-batches, threads,
+//! ranks.
 
 use std::any::Any;
 
@@ -26,6 +27,10 @@ mod bytes;
 /// - Micro-batches: one `Partial` goes on from each batch to the next.
 /// - Threads and ranks: each starts where its rows start in the whole batch; [`join`](Partial::join) puts their pieces
 ///   together. [`to_bytes`](Partial::to_bytes) carries a piece from process to process.
+///
+/// [`Shard`](crate::Shard) and [`BatchShard`](crate::BatchShard) give sums of other kinds, over columns of rows and over
+/// samples: what ranks tell one another of statistics. They merge and travel in the same way; `push`, `dweight` and
+/// `dbias` refuse them.
 ///
 /// # Shapes
 ///
@@ -121,15 +126,15 @@ impl Partial {
         with_sums!(&self.sums, sums => sums.describe())
     }
 
-    /// The first row, in the whole batch.
+    /// The first row in the whole batch; of other sums the first column or sample.
     pub fn start(&self) -> usize {
         with_sums!(&self.sums, sums => sums.start())
     }
-    /// The row after the last.
+    /// The one after the last.
     pub fn end(&self) -> usize {
         with_sums!(&self.sums, sums => sums.end())
     }
-    /// The number of rows.
+    /// The number of rows, columns or samples that are summed.
     pub fn len(&self) -> usize {
         self.end() - self.start()
     }
@@ -137,7 +142,7 @@ impl Partial {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// The number of columns.
+    /// The number of sums side by side: columns; of sums over columns of rows, rows.
     pub fn columns(&self) -> usize {
         with_sums!(&self.sums, sums => sums.columns())
     }

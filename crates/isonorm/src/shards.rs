@@ -68,52 +68,68 @@ use stretches::{RowSums, sum_rows};
 ///
 /// # Example
 ///
-/// The norm over all heads of q together, as OLMo 2 has it, where each rank has some of the heads.
+/// The norm over all heads of q together, as OLMo 2 has it, where each rank has some of the heads. The ranks are threads
+/// here.
 ///
 /// ```
-/// use isonorm::{BackwardIo, Partial, RmsNorm};
+/// use isonorm::{BackwardIo, Error, Partial, RmsNorm};
+/// # use std::sync::{Barrier, Mutex};
 ///
-/// let (tokens, heads, width) = (2, 4, 32); // q is [tokens, heads * width]
+/// type AllGather<'a> = &'a (dyn Fn(Vec<u8>) -> Vec<Vec<u8>> + Sync);
+///
+/// fn exchange(sums: Partial, all_gather: AllGather<'_>) -> Result<Partial, Error> {
+///     let all = all_gather(sums.to_bytes());
+///     Partial::join(all.iter().map(|bytes| Partial::from_bytes(bytes)).collect::<Result<Vec<_>, _>>()?)
+/// }
+///
+/// /// What a rank does: from its columns of q and dy to those of y and dx.
+/// fn rank(norm: RmsNorm<'_>, first: usize, [q, dy]: [&[f32]; 2], tokens: usize, all_gather: AllGather<'_>)
+///     -> Result<[Vec<f32>; 2], Error>
+/// {
+///     let shard = norm.shard(first..first + q.len() / tokens)?;
+///     let mut measuring = shard.measure(q)?;
+///     while let Some(sums) = measuring.partial() {
+///         measuring.take(exchange(sums, all_gather)?)?;
+///     }
+///     let measured = measuring.finish()?;
+///     let (mut y, mut dx) = (vec![0.0; q.len()], vec![0.0; q.len()]);
+///     shard.forward(q, &measured, &mut y)?;
+///     let merged = exchange(shard.correlate(q, dy, &measured)?, all_gather)?;
+///     shard.backward(BackwardIo::new(q, dy, &mut dx), &measured, &merged)?;
+///     Ok([y, dx])
+/// }
+///
+/// let (tokens, heads, width) = (5, 4, 48);
 /// let hidden = heads * width;
 /// let q: Vec<f32> = (0..tokens * hidden).map(|i| (i % 37) as f32 - 18.0).collect();
-/// let weight: Vec<f32> = (0..hidden).map(|i| 1.0 + (i % 5) as f32 / 8.0).collect();
-/// let part = |of: &[f32], heads: std::ops::Range<usize>| -> Vec<f32> {
-///     of.chunks(hidden).flat_map(|row| row[heads.start * width..heads.end * width].to_vec()).collect()
+/// let dy: Vec<f32> = (0..tokens * hidden).map(|i| (i % 23) as f32 / 16.0).collect();
+/// let (mut y, mut dx) = (vec![0.0; q.len()], vec![0.0; q.len()]);
+/// let norm = RmsNorm::new(hidden);
+/// norm.forward(&q, &mut y)?;
+/// norm.backward(BackwardIo::new(&q, &dy, &mut dx))?;
+///
+/// # let (barrier, gathered) = (Barrier::new(3), Mutex::new(Vec::new()));
+/// # let all_gather = |bytes| {
+/// #     gathered.lock().unwrap().push(bytes);
+/// #     barrier.wait();
+/// #     let all = gathered.lock().unwrap().clone();
+/// #     if barrier.wait().is_leader() { gathered.lock().unwrap().clear(); }
+/// #     barrier.wait();
+/// #     all
+/// # };
+/// let part = |of: &[f32], heads: &std::ops::Range<usize>| -> Vec<f32> {
+///     of.chunks(hidden).flat_map(|row| &row[heads.start * width..heads.end * width]).copied().collect()
 /// };
-///
-/// // Three ranks have one, two and one of the heads. Here they run in turn; all-gather is a list.
-/// let ranks = [0..1, 1..3, 3..4];
-/// let weights = ranks.clone().map(|heads| part(&weight, heads));
-/// let shards = [0, 1, 2].map(|r| {
-///     let columns = ranks[r].start * width..ranks[r].end * width;
-///     RmsNorm::new(hidden).weight(&weights[r]).shard(columns)
+/// std::thread::scope(|scope| {
+///     for heads in [0..1, 1..3, 3..4] {
+///         let ([q, dy], whole) = ([&q, &dy].map(|of| part(of, &heads)), [&y, &dx].map(|of| part(of, &heads)));
+///         let all_gather = &all_gather;
+///         scope.spawn(move || {
+///             let found = rank(norm, heads.start * width, [&q, &dy], tokens, all_gather);
+///             assert_eq!(found, Ok(whole)); // the bits of one process
+///         });
+///     }
 /// });
-/// let [first, second, third] = shards;
-/// let shards = [first?, second?, third?];
-/// let qs = ranks.clone().map(|heads| part(&q, heads));
-///
-/// let mut all = Vec::new();
-/// for (shard, q) in shards.iter().zip(&qs) {
-///     all.push(shard.measure(q)?);
-/// }
-/// loop {
-///     let bytes: Vec<Vec<u8>> = all.iter().filter_map(|one| one.partial()).map(|sums| sums.to_bytes()).collect();
-///     if bytes.is_empty() {
-///         break;
-///     }
-///     for one in &mut all {
-///         let parts: Result<Vec<Partial>, _> = bytes.iter().map(|bytes| Partial::from_bytes(bytes)).collect();
-///         one.take(Partial::join(parts?)?)?;
-///     }
-/// }
-///
-/// let mut whole = vec![0.0f32; tokens * hidden];
-/// RmsNorm::new(hidden).weight(&weight).forward(&q, &mut whole)?;
-/// for ((shard, one), (q, heads)) in shards.iter().zip(all).zip(qs.iter().zip(ranks)) {
-///     let mut y = vec![0.0f32; q.len()];
-///     shard.forward(q, &one.finish()?, &mut y)?;
-///     assert_eq!(y, part(&whole, heads)); // the bits of one process
-/// }
 /// # Ok::<(), isonorm::Error>(())
 /// ```
 #[derive(Clone, Debug)]

@@ -35,36 +35,30 @@ use crate::threads;
 ///
 /// # Example
 ///
-/// ```
-/// use isonorm::{BatchNorm, Partial, PlaneIo, Planes, PlanesMut, Running};
+/// One sample on the first rank, two on the second. Here the ranks run in turn; [`Shard`](crate::Shard) shows an exchange.
 ///
-/// let x = [1.0f32, 10.0, 3.0, 30.0, 5.0, 20.0]; // 3 samples of 2 channels: one on the first rank, two on the second
+/// ```
+/// use isonorm::{BatchNorm, Measuring, Partial, PlaneIo, Planes, PlanesMut, Running};
+///
+/// let x = [1.0f32, 10.0, 3.0, 30.0, 5.0, 20.0]; // 3 samples of 2 channels
 /// let norm = BatchNorm::new(2);
 /// let ranks = [(norm.shard(0), &x[..2]), (norm.shard(1), &x[2..])];
+/// let planes = |x| Planes::channels_last(x, 2, 1);
 ///
-/// // Here the ranks run in turn; all-gather is a list.
-/// let mut all = Vec::new();
-/// for (shard, x) in &ranks {
-///     all.push(shard.measure(Planes::channels_last(*x, 2, 1))?);
-/// }
-/// loop {
-///     let bytes: Vec<Vec<u8>> = all.iter().filter_map(|one| one.partial()).map(|sums| sums.to_bytes()).collect();
-///     if bytes.is_empty() {
-///         break;
-///     }
-///     for one in &mut all {
-///         let parts: Result<Vec<Partial>, _> = bytes.iter().map(|bytes| Partial::from_bytes(bytes)).collect();
-///         one.take(Partial::join(parts?)?)?;
-///     }
+/// let mut all = vec![ranks[0].0.measure(planes(ranks[0].1))?, ranks[1].0.measure(planes(ranks[1].1))?];
+/// while let Some(sums) = all.iter().map(Measuring::partial).collect::<Option<Vec<Partial>>>() {
+///     let merged = Partial::join(sums)?;
+///     all[0].take(merged.clone())?;
+///     all[1].take(merged)?;
 /// }
 ///
 /// let (mut whole, mut mean, mut var) = ([0.0f32; 6], [0.0f32; 2], [1.0f32; 2]);
-/// let io = PlaneIo::new(Planes::channels_last(&x, 2, 1), PlanesMut::channels_last(&mut whole, 2, 1));
+/// let io = PlaneIo::new(planes(&x), PlanesMut::channels_last(&mut whole, 2, 1));
 /// norm.train(io, Some(Running::new(&mut mean, &mut var)))?;
-/// for (((shard, x), one), whole) in ranks.iter().zip(all).zip([&whole[..2], &whole[2..]]) {
+/// for (((shard, x), measuring), whole) in ranks.into_iter().zip(all).zip([&whole[..2], &whole[2..]]) {
 ///     let (mut y, mut own_mean, mut own_var) = (vec![0.0f32; x.len()], [0.0f32; 2], [1.0f32; 2]);
-///     let io = PlaneIo::new(Planes::channels_last(*x, 2, 1), PlanesMut::channels_last(&mut y, 2, 1));
-///     shard.train(io, &one.finish()?, Some(Running::new(&mut own_mean, &mut own_var)))?;
+///     let io = PlaneIo::new(planes(x), PlanesMut::channels_last(&mut y, 2, 1));
+///     shard.train(io, &measuring.finish()?, Some(Running::new(&mut own_mean, &mut own_var)))?;
 ///     assert_eq!((&y[..], own_mean, own_var), (whole, mean, var)); // the bits of one process
 /// }
 /// # Ok::<(), isonorm::Error>(())

@@ -102,7 +102,8 @@ where
         let each = samples.len() * k * LANES; // of a window
         if each > 0 {
             let scalars = &mut scalars[..starts.len() * each];
-            let job = WindowsJob { fill, samples: samples.clone(), starts: &starts, channels: shape.channels, each, scalars };
+            let job =
+                WindowsJob { fill, samples: samples.clone(), starts: &starts, channels: shape.channels, each, scalars };
             threads::run(cpu, job, samples.len() * starts.len() * LANES * shape.spatial * size);
         }
         let _env = FloatEnv::standard();
