@@ -89,7 +89,7 @@ impl<C: Compute> Wide<C> {
         let (x, dy, level) = (Run::one(&self.x), Run::one(&self.dy), task.level);
         let rows = std::slice::from_mut(slope);
         C::enter(level, Correlate { hidden, measured, eps, x, dy, weight, ahead: None, rows: &mut *rows, norm });
-        let mut leaf = Leaf { dweight: None, dbias: None };
+        let mut leaf = Leaf::none();
         match &mut sums {
             Some(sums) if sums.raw() > 0 => {
                 let (x, y, stats) = (&self.x[..], &mut self.other[..], rows[0].stats);
