@@ -161,7 +161,8 @@ impl<N: RowNorm, T: Element> BackwardJob<'_, N, T> {
         }
         let (first, run) = spans.find(n);
         let left = run.min(self.rows.end - n).min(BATCH_LEAF - (base + n) % BATCH_LEAF);
-        let most = (BLOCK_BYTES / (task.hidden() * size_of::<T>())).clamp(1, left);
+        // An even number, since the kernel takes them two by two.
+        let most = (BLOCK_BYTES / (task.hidden() * size_of::<T>()) / 2 * 2).max(2).min(left);
         let ahead = (n + most < self.rows.end).then(|| spans.find(n + most).0);
         let Some(mut block) = self.in_place(first, most) else { return 0 };
         let mut slopes = slopes::<N, T>(&task, block.x, block.stats, first, block.rows);

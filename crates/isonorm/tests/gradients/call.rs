@@ -75,8 +75,17 @@ macro_rules! with_options {
 
 /// What a call reads or writes: the forward pass or the backward pass.
 enum Pass<'a> {
-    Forward { y: &'a mut Tensor, stats: Option<&'a mut Saved> },
-    Backward { dy: &'a Tensor, dx: &'a mut Tensor, dweight: &'a mut Tensor, dbias: &'a mut Tensor, stats: Option<&'a Saved> },
+    Forward {
+        y: &'a mut Tensor,
+        stats: Option<&'a mut Saved>,
+    },
+    Backward {
+        dy: &'a Tensor,
+        dx: &'a mut Tensor,
+        dweight: &'a mut Tensor,
+        dbias: &'a mut Tensor,
+        stats: Option<&'a Saved>,
+    },
 }
 
 impl Call {
@@ -104,8 +113,9 @@ impl Call {
     pub(crate) fn sets(&self, len: usize) -> Vec<Vec<(usize, usize)>> {
         let (channels, spatial) = (self.channels, self.spatial);
         let channel = |at: usize| at / spatial % channels;
-        let consecutive =
-            |size: usize| (0..len / size).map(|s| (s * size..(s + 1) * size).map(|at| (at, channel(at))).collect()).collect();
+        let consecutive = |size: usize| {
+            (0..len / size).map(|s| (s * size..(s + 1) * size).map(|at| (at, channel(at))).collect()).collect()
+        };
         match self.norm {
             Norm::Rms | Norm::Layer => consecutive(channels),
             Norm::Group | Norm::Instance => consecutive(channels / self.groups * spatial),
