@@ -75,8 +75,17 @@ macro_rules! with_options {
 
 /// What a call reads or writes: the forward pass or the backward pass.
 enum Pass<'a> {
-    Forward { y: &'a mut Tensor, stats: Option<&'a mut Saved> },
-    Backward { dy: &'a Tensor, dx: &'a mut Tensor, dweight: &'a mut Tensor, dbias: &'a mut Tensor, stats: Option<&'a Saved> },
+    Forward {
+        y: &'a mut Tensor,
+        stats: Option<&'a mut Saved>,
+    },
+    Backward {
+        dy: &'a Tensor,
+        dx: &'a mut Tensor,
+        dweight: &'a mut Tensor,
+        dbias: &'a mut Tensor,
+        stats: Option<&'a Saved>,
+    },
 }
 
 impl Call {
@@ -104,8 +113,9 @@ impl Call {
     pub(crate) fn sets(&self, len: usize) -> Vec<Vec<(usize, usize)>> {
         let (channels, spatial) = (self.channels, self.spatial);
         let channel = |at: usize| at / spatial % channels;
-        let consecutive =
-            |size: usize| (0..len / size).map(|s| (s * size..(s + 1) * size).map(|at| (at, channel(at))).collect()).collect();
+        let consecutive = |size: usize| {
+            (0..len / size).map(|s| (s * size..(s + 1) * size).map(|at| (at, channel(at))).collect()).collect()
+        };
         match self.norm {
             Norm::Rms | Norm::Layer => consecutive(channels),
             Norm::Group | Norm::Instance => consecutive(channels / self.groups * spatial),
@@ -170,7 +180,7 @@ impl Call {
                 let mut io = BackwardIo::new(x.slice(), dy.slice(), dx.slice_mut());
                 io = io.dweight(dweight.slice_mut()).dbias(dbias.slice_mut());
                 if let Some(stats) = stats {
-                    io = io.stats(stats.stats_ref());
+                    io = io.stats(stats.stats());
                 }
                 if self.norm == Norm::Rms { rms.backward(io) } else { layer.backward(io) }
             }
@@ -201,7 +211,7 @@ impl Call {
                 let mut io = PlaneBackwardIo::new(read(x), read(dy), write(dx));
                 io = io.dweight(dweight.slice_mut()).dbias(dbias.slice_mut());
                 if let Some(stats) = stats {
-                    io = io.stats(stats.stats_ref());
+                    io = io.stats(stats.stats());
                 }
                 match (self.norm, &running) {
                     (Norm::Group, _) => group.backward(io),

@@ -149,7 +149,11 @@ fn of_one_element_nothing_is_left_where_the_mean_is_taken_away() {
             let found = call.backward(&vec![0.75; 5 * channels], &vec![2.0; 5 * channels]);
             let none = |n| vec![0.0; n];
             let dbias = vec![10.0; channels];
-            assert_eq!(found, Gradients { dx: none(5 * channels), dweight: none(channels), dbias }, "{norm:?} {dtype:?}");
+            assert_eq!(
+                found,
+                Gradients { dx: none(5 * channels), dweight: none(channels), dbias },
+                "{norm:?} {dtype:?}"
+            );
         }
     }
 }
