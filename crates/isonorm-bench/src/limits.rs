@@ -1,36 +1,56 @@
 //! The limits of this machine: the operation's minimal traffic, moved and nothing else.
 //!
-//! Each copy reads as many tensors and writes as many as the operation; with two of each, a block
-//! of [`BLOCK`] lines of the one, then of the other. The limit of a cell is the fastest copy.
+//! Forward is a copy of x to y; of as many tensors as the operation reads and writes, and with two
+//! of each a block of [`BLOCK`] lines of the one, then of the other. Backward is a merge: x and dy
+//! read, dx written. The limit of a cell is the fastest way of either, or of one after the other.
 #![allow(unsafe_code)] // vector loads and stores the compiler would not choose, and their detection
+
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use std::hint::black_box;
 
+use crate::cells::{Cell, Pass};
 use crate::memory::{Inputs, Line, Outputs};
 use crate::timing::{Contestant, Role, repeat_on_threads};
 
 /// Lines of one stream before the next stream's turn: 16 KiB, a row of 4096 f32.
 const BLOCK: usize = 256;
 
-/// A way to copy lines.
+/// A way to move lines.
 #[derive(Clone, Copy)]
-struct Copier {
+struct Way<F> {
     name: &'static str,
-    copy: fn(&[Line], &mut [Line]),
+    run: F,
     /// Its stores have to be fenced before the results are anyone's.
     fence: Option<fn()>,
 }
 
-type Read = fn(&[Line]) -> u64;
+type Copier = fn(&[Line], &mut [Line]);
+/// The exclusive or of two inputs' bits.
+type Merger = fn(&[Line], &[Line], &mut [Line]);
+type Reader = fn(&[Line]) -> u64;
 
-/// The copies and the read of `cell`'s bytes that this machine can do.
-pub(crate) fn contestants(inputs: &Inputs, threads: usize) -> Vec<Contestant<'_>> {
-    let copy = |copier: Copier| Contestant {
-        name: copier.name.to_string(),
+/// The ways to move `cell`'s bytes, and the read of its inputs, that this machine can do.
+pub(crate) fn contestants<'a>(cell: &Cell, inputs: &'a Inputs, threads: usize) -> Vec<Contestant<'a>> {
+    let contestant = |copy: Option<Way<Copier>>, merge: Option<Way<Merger>>| Contestant {
+        name: [copy.map(|copy| copy.name), merge.map(|merge| merge.name)]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join(", "),
         role: Role::Copy,
-        run: Box::new(move |calls, outputs| repeat_on_threads(calls, copy_parts(copier, inputs, outputs, threads))),
+        run: Box::new(move |calls, outputs| repeat_on_threads(calls, parts(copy, merge, inputs, outputs, threads))),
     };
-    let mut contestants: Vec<Contestant<'_>> = copiers().into_iter().map(copy).collect();
+    let mut contestants: Vec<Contestant<'a>> = match cell.pass {
+        Pass::Forward => copies().into_iter().map(|copy| contestant(Some(copy), None)).collect(),
+        Pass::Backward => merges().into_iter().map(|merge| contestant(None, Some(merge))).collect(),
+        Pass::ForwardBackward => {
+            let with_each_merge = |copy| merges().into_iter().map(move |merge| (copy, merge));
+            let pairs = copies_ahead().into_iter().flat_map(with_each_merge);
+            pairs.map(|(copy, merge)| contestant(Some(copy), Some(merge))).collect()
+        }
+    };
     let (name, read) = reader();
     contestants.push(Contestant {
         name: name.to_string(),
@@ -40,59 +60,108 @@ pub(crate) fn contestants(inputs: &Inputs, threads: usize) -> Vec<Contestant<'_>
     contestants
 }
 
-/// Each thread's share of the copy of `x` and, where there is one, of the residual.
-fn copy_parts<'a>(
-    copier: Copier,
+/// Whether everything that `cell` writes has been moved there.
+pub(crate) fn moved(cell: &Cell, inputs: &Inputs, outputs: &Outputs) -> bool {
+    let copied = outputs.y.bytes() == inputs.x.bytes() && outputs.sum.bytes() == inputs.residual.bytes();
+    let inputs = inputs.x.bytes().iter().zip(inputs.dy.bytes());
+    let merged = inputs.map(|(x, dy)| x ^ dy).eq(outputs.dx.bytes().iter().copied());
+    (copied || !cell.pass.is_forward()) && merged
+}
+
+/// One thread's share of a cell.
+struct Part<'a> {
+    copies: Vec<(&'a [Line], &'a mut [Line])>,
+    merge: Option<(&'a [Line], &'a [Line], &'a mut [Line])>,
+}
+
+/// Each thread's share of the copy of `x` and, where there is one, of the residual, and of the merge.
+fn parts<'a>(
+    copy: Option<Way<Copier>>,
+    merge: Option<Way<Merger>>,
     inputs: &'a Inputs,
     outputs: &'a mut Outputs,
     threads: usize,
 ) -> Vec<impl FnMut() + Send + use<'a>> {
-    let share = inputs.x.lines().len().div_ceil(threads);
-    let mut parts: Vec<Vec<_>> = (0..threads).map(|_| Vec::new()).collect();
-    for (from, to) in [(inputs.x.lines(), outputs.y.lines_mut()), (inputs.residual.lines(), outputs.sum.lines_mut())] {
+    let x = inputs.x.lines();
+    let share = x.len().div_ceil(threads);
+    let mut parts: Vec<Part<'a>> = (0..threads).map(|_| Part { copies: Vec::new(), merge: None }).collect();
+    for (from, to) in [(x, outputs.y.lines_mut()), (inputs.residual.lines(), outputs.sum.lines_mut())] {
         for (part, pair) in parts.iter_mut().zip(from.chunks(share).zip(to.chunks_mut(share))) {
-            part.push(pair);
+            part.copies.push(pair);
         }
     }
-    parts.into_iter().map(|mut part| move || copy_pairs(copier, black_box(&mut part))).collect()
+    let inputs = x.chunks(share).zip(inputs.dy.lines().chunks(share));
+    for (part, ((x, dy), dx)) in parts.iter_mut().zip(inputs.zip(outputs.dx.lines_mut().chunks_mut(share))) {
+        part.merge = Some((x, dy, dx));
+    }
+    let run = move |part: &mut Part<'a>| {
+        if let Some(copy) = copy {
+            copy_pairs(copy, &mut part.copies);
+        }
+        if let (Some(way), Some((x, dy, dx))) = (merge, &mut part.merge) {
+            (way.run)(x, dy, dx);
+            way.fence.into_iter().for_each(|fence| fence());
+        }
+    };
+    parts.into_iter().map(|mut part| move || run(black_box(&mut part))).collect()
 }
 
-fn copy_pairs(copier: Copier, pairs: &mut [(&[Line], &mut [Line])]) {
+fn copy_pairs(way: Way<Copier>, pairs: &mut [(&[Line], &mut [Line])]) {
     let len = pairs.first().map_or(0, |(from, _)| from.len());
     let block = if pairs.len() == 1 { len } else { BLOCK };
     for start in (0..len).step_by(block.max(1)) {
         let lines = start..(start + block).min(len);
         for (from, to) in pairs.iter_mut() {
-            (copier.copy)(&from[lines.clone()], &mut to[lines.clone()]);
+            (way.run)(&from[lines.clone()], &mut to[lines.clone()]);
         }
     }
-    if let Some(fence) = copier.fence {
-        fence();
-    }
+    way.fence.into_iter().for_each(|fence| fence());
 }
 
-/// Each thread's share of reading `x` and, where there is one, the residual.
-fn read_parts<'a>(read: Read, inputs: &'a Inputs, threads: usize) -> Vec<impl FnMut() + Send + use<'a>> {
+/// Each thread's share of reading the inputs, each once.
+fn read_parts<'a>(read: Reader, inputs: &'a Inputs, threads: usize) -> Vec<impl FnMut() + Send + use<'a>> {
     let share = inputs.x.lines().len().div_ceil(threads);
-    let residual = inputs.residual.lines();
-    let part = |lines: &'a [Line], i: usize| lines.chunks(share).nth(i).unwrap_or(&[]);
-    (0..threads)
-        .map(|i| {
-            let (x, residual) = (part(inputs.x.lines(), i), part(residual, i));
-            move || _ = black_box(read(black_box(x)).wrapping_add(read(black_box(residual))))
-        })
-        .collect()
+    let part = |i: usize| {
+        [&inputs.x, &inputs.residual, &inputs.dy].map(|tensor| tensor.lines().chunks(share).nth(i).unwrap_or(&[]))
+    };
+    let work = |tensors: [&'a [Line]; 3]| {
+        move || {
+            for lines in tensors {
+                black_box(read(black_box(lines)));
+            }
+        }
+    };
+    (0..threads).map(part).map(work).collect()
 }
 
-fn copiers() -> Vec<Copier> {
-    let memcpy = Copier { name: "memcpy", copy: memcpy, fence: None };
+fn copies() -> Vec<Way<Copier>> {
+    let memcpy = Way { name: "memcpy", run: memcpy as Copier, fence: None };
     #[cfg(target_arch = "x86_64")]
-    return [vec![memcpy], x86::copiers()].concat();
+    return [vec![memcpy], x86::copies()].concat();
     #[cfg(not(target_arch = "x86_64"))]
     vec![memcpy]
 }
 
-fn reader() -> (&'static str, Read) {
+/// Copies that ask for lines ahead, or all others where there are none. Forward cells go without:
+/// what they have to reach was set by the copies that do not.
+fn copies_ahead() -> Vec<Way<Copier>> {
+    #[cfg(target_arch = "x86_64")]
+    let ahead = x86::copies_ahead();
+    #[cfg(not(target_arch = "x86_64"))]
+    let ahead = Vec::new();
+    if ahead.is_empty() { copies() } else { ahead }
+}
+
+fn merges() -> Vec<Way<Merger>> {
+    #[cfg(target_arch = "x86_64")]
+    let merges = x86::merges();
+    #[cfg(not(target_arch = "x86_64"))]
+    let merges = Vec::new();
+    let portable = Way { name: "merge", run: merge as Merger, fence: None };
+    if merges.is_empty() { vec![portable] } else { merges }
+}
+
+fn reader() -> (&'static str, Reader) {
     #[cfg(target_arch = "x86_64")]
     if let Some(reader) = x86::reader() {
         return reader;
@@ -104,106 +173,14 @@ fn memcpy(from: &[Line], to: &mut [Line]) {
     to.copy_from_slice(from);
 }
 
+fn merge(a: &[Line], b: &[Line], to: &mut [Line]) {
+    let [a, b]: [&[u64]; 2] = [a, b].map(|lines| bytemuck::cast_slice(lines));
+    for ((to, a), b) in bytemuck::cast_slice_mut(to).iter_mut().zip(a).zip(b) {
+        *to = a ^ b;
+    }
+}
+
 fn read_lines(lines: &[Line]) -> u64 {
     let words: &[u64] = bytemuck::cast_slice(lines);
     words.iter().fold(0, |sum, word| sum.wrapping_add(*word))
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-    use std::ptr;
-
-    use super::{Copier, Line, Read};
-
-    /// The copies this machine's instructions allow.
-    pub(super) fn copiers() -> Vec<Copier> {
-        // SAFETY: every x86-64 has SSE.
-        let fence: Option<fn()> = Some(|| unsafe { _mm_sfence() });
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: AVX-512F was detected just now.
-            let plain = |from: &[Line], to: &mut [Line]| unsafe { copy_512::<false>(from, to) };
-            // SAFETY: as above.
-            let past_the_caches = |from: &[Line], to: &mut [Line]| unsafe { copy_512::<true>(from, to) };
-            return vec![
-                Copier { name: "AVX-512 copy", copy: plain, fence: None },
-                Copier { name: "non-temporal copy", copy: past_the_caches, fence },
-            ];
-        }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: AVX2 was detected just now.
-            let plain = |from: &[Line], to: &mut [Line]| unsafe { copy_256::<false>(from, to) };
-            // SAFETY: as above.
-            let past_the_caches = |from: &[Line], to: &mut [Line]| unsafe { copy_256::<true>(from, to) };
-            return vec![
-                Copier { name: "AVX2 copy", copy: plain, fence: None },
-                Copier { name: "non-temporal copy", copy: past_the_caches, fence },
-            ];
-        }
-        Vec::new()
-    }
-
-    /// The widest read this machine's instructions allow.
-    pub(super) fn reader() -> Option<(&'static str, Read)> {
-        // SAFETY: the function is handed out only after AVX-512F was detected.
-        is_x86_feature_detected!("avx512f").then_some(("AVX-512 read", |lines| unsafe { read_512(lines) }))
-    }
-
-    #[target_feature(enable = "avx512f")]
-    fn copy_512<const NON_TEMPORAL: bool>(from: &[Line], to: &mut [Line]) {
-        for (from, to) in from.iter().zip(to.iter_mut()) {
-            let (from, to) = (ptr::from_ref(from).cast(), ptr::from_mut(to).cast());
-            // SAFETY: `from` is a line: 64 readable bytes on a 64-byte boundary.
-            let line = unsafe { _mm512_load_si512(from) };
-            if NON_TEMPORAL {
-                // SAFETY: `to` is a line: 64 writable bytes on a 64-byte boundary. The
-                // copier's fence orders the store before anyone else's read.
-                unsafe { _mm512_stream_si512(to, line) };
-            } else {
-                // SAFETY: as above. Volatile, or the compiler calls memcpy for the whole loop.
-                unsafe { ptr::write_volatile(to, line) };
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx2")]
-    fn copy_256<const NON_TEMPORAL: bool>(from: &[Line], to: &mut [Line]) {
-        for (from, to) in from.iter().zip(to.iter_mut()) {
-            let to: *mut [__m256i; 2] = ptr::from_mut(to).cast();
-            // SAFETY: a line is two 32-byte vectors on a 32-byte boundary, any bits valid.
-            let halves = unsafe { ptr::from_ref(from).cast::<[__m256i; 2]>().read() };
-            // SAFETY: as above, and nothing else borrows `to`.
-            for (to, half) in unsafe { &mut *to }.iter_mut().zip(halves) {
-                if NON_TEMPORAL {
-                    // SAFETY: 32 writable bytes on a 32-byte boundary, fenced as above.
-                    unsafe { _mm256_stream_si256(to, half) };
-                } else {
-                    // SAFETY: as above. Volatile, or the compiler calls memcpy.
-                    unsafe { ptr::write_volatile(to, half) };
-                }
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx512f")]
-    fn read_512(lines: &[Line]) -> u64 {
-        let mut sums = [_mm512_setzero_si512(); 8];
-        let (eights, rest) = lines.as_chunks::<8>();
-        for eight in eights {
-            for (sum, line) in sums.iter_mut().zip(eight) {
-                *sum = _mm512_add_epi64(*sum, load(line));
-            }
-        }
-        for line in rest {
-            sums[0] = _mm512_add_epi64(sums[0], load(line));
-        }
-        let sum = sums.into_iter().fold(_mm512_setzero_si512(), |a, b| _mm512_add_epi64(a, b));
-        _mm512_reduce_add_epi64(sum) as u64
-    }
-
-    #[target_feature(enable = "avx512f")]
-    fn load(line: &Line) -> __m512i {
-        // SAFETY: a line is 64 readable bytes on a 64-byte boundary.
-        unsafe { _mm512_load_si512(ptr::from_ref(line).cast()) }
-    }
 }

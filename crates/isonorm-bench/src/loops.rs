@@ -1,5 +1,6 @@
-//! The yardstick for one row: the operation written for speed alone, summed in whatever order is
-//! fastest, with no contract, no range rule and no shape but whole vectors.
+//! The yardstick for one row, and for the sum over rows of a backward pass: the operation written
+//! for speed alone, summed in whatever order is fastest, with no contract, no range rule and no
+//! shape but whole vectors.
 //!
 //! The LayerNorm loop takes sum and sum of squares in one pass, which loses the variance of rows
 //! far from zero; it is here for its time only.
@@ -12,19 +13,20 @@ use std::hint::black_box;
 
 use half::bf16;
 
-use crate::cells::{Cell, Dtype, EPS, Op};
+use crate::cells::{Cell, Dtype, EPS, Op, Pass};
 use crate::memory::{Inputs, Outputs};
 use crate::timing::{Contestant, Role, repeat};
 
 /// The loops for `cell`; none where a whole tensor is the work.
 pub(crate) fn contestants<'a>(cell: &Cell, inputs: &'a Inputs) -> Vec<Contestant<'a>> {
-    if cell.rows > 1 {
+    if !cell.has_loops() {
         return Vec::new();
     }
-    match (cell.op, cell.dtype) {
-        (Op::RmsNorm, Dtype::F32) => rms_norm_loops(inputs),
-        (Op::LayerNorm, Dtype::F32) => layer_norm_loops(inputs),
-        (Op::RmsNorm, Dtype::Bf16) => rms_norm_bf16_loops(inputs),
+    match (cell.op, cell.pass, cell.dtype) {
+        (Op::RmsNorm, Pass::Forward, Dtype::F32) => rms_norm_loops(inputs),
+        (Op::LayerNorm, Pass::Forward, Dtype::F32) => layer_norm_loops(inputs),
+        (Op::RmsNorm, Pass::Forward, Dtype::Bf16) => rms_norm_bf16_loops(inputs),
+        (Op::RmsNorm, Pass::Backward, Dtype::F32) => rms_norm_backward_loops(inputs),
         _ => Vec::new(),
     }
 }
@@ -108,18 +110,86 @@ fn rms_norm_bf16_loops(inputs: &Inputs) -> Vec<Contestant<'_>> {
     vec![contestant("portable", move |out| plain::rms_norm_bf16(x, w, out.y.as_mut_slice()))]
 }
 
+/// The weight's gradient is summed in one row of sums, row after row.
+fn rms_norm_backward_loops(inputs: &Inputs) -> Vec<Contestant<'_>> {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        // SAFETY: AVX-512F was detected just now.
+        let cached = |backward: Backward<'_>| unsafe { avx512::rms_norm_backward::<false>(backward) };
+        // SAFETY: as above.
+        let streamed = |backward: Backward<'_>| unsafe { avx512::rms_norm_backward::<true>(backward) };
+        return vec![
+            backward_contestant("AVX-512", inputs, cached),
+            backward_contestant("AVX-512, non-temporal", inputs, streamed),
+        ];
+    }
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        // SAFETY: AVX2 and FMA were detected just now.
+        let run = |backward: Backward<'_>| unsafe { avx2::rms_norm_backward(backward) };
+        return vec![backward_contestant("AVX2", inputs, run)];
+    }
+    vec![backward_contestant("portable", inputs, plain::rms_norm_backward)]
+}
+
+/// The tensors of a backward pass; a row is as long as `w`.
+struct Backward<'a> {
+    x: &'a [f32],
+    dy: &'a [f32],
+    w: &'a [f32],
+    /// Each row's.
+    rstd: &'a [f32],
+    dx: &'a mut [f32],
+    dweight: &'a mut [f32],
+}
+
+fn backward_contestant<'a>(name: &str, inputs: &'a Inputs, run: fn(Backward<'_>)) -> Contestant<'a> {
+    let (x, dy, w): (&[f32], &[f32], &[f32]) = (inputs.x.as_slice(), inputs.dy.as_slice(), inputs.weight.as_slice());
+    let rstd: Vec<f32> = x.chunks(w.len()).map(plain::rstd).collect();
+    contestant(name, move |out| {
+        run(Backward { x, dy, w, rstd: &rstd, dx: out.dx.as_mut_slice(), dweight: out.dweight.as_mut_slice() });
+    })
+}
+
 /// The loops over arrays of `LANES` sums, which the compiler turns into whatever vectors its
 /// caller is compiled for.
 mod plain {
-    use super::{EPS, bf16};
+    use super::{Backward, EPS, bf16};
 
     const LANES: usize = 64;
 
     #[inline(always)]
     pub(super) fn rms_norm(x: &[f32], w: &[f32], y: &mut [f32]) {
-        let rstd = 1.0 / (sums(x, |v| v)[1] / x.len() as f32 + EPS).sqrt();
+        let rstd = rstd(x);
         for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
             *y = x * rstd * w;
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn rstd(x: &[f32]) -> f32 {
+        1.0 / (sums(x, |v| v)[1] / x.len() as f32 + EPS).sqrt()
+    }
+
+    #[inline(always)]
+    pub(super) fn rms_norm_backward(tensors: Backward<'_>) {
+        let Backward { x, dy, w, rstd, dx, dweight } = tensors;
+        let n = w.len();
+        dweight.fill(0.0);
+        for (r, dx) in dx.chunks_exact_mut(n).enumerate() {
+            let (x, dy, rstd) = (&x[r * n..][..n], &dy[r * n..][..n], rstd[r]);
+            let mut dot = [0.0f32; LANES];
+            for i in (0..n / LANES * LANES).step_by(LANES) {
+                for lane in 0..LANES {
+                    dot[lane] += dy[i + lane] * w[i + lane] * x[i + lane];
+                }
+            }
+            let c = dot.iter().sum::<f32>() * rstd / n as f32;
+            for i in 0..n {
+                let x_hat = x[i] * rstd;
+                dx[i] = (dy[i] * w[i] - x_hat * c) * rstd;
+                dweight[i] += dy[i] * x_hat;
+            }
         }
     }
 
@@ -165,11 +235,16 @@ mod plain {
 
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
-    use super::{bf16, plain};
+    use super::{Backward, bf16, plain};
 
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn rms_norm(x: &[f32], w: &[f32], y: &mut [f32]) {
         plain::rms_norm(x, w, y);
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn rms_norm_backward(tensors: Backward<'_>) {
+        plain::rms_norm_backward(tensors);
     }
 
     #[target_feature(enable = "avx2,fma")]

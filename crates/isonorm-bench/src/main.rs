@@ -25,7 +25,7 @@ use rayon::ThreadPool;
 
 use crate::cells::{CELLS, Cell};
 use crate::machine::Machine;
-use crate::memory::{Inputs, Outputs};
+use crate::memory::{Inputs, Outputs, Results};
 use crate::report::{Report, Row};
 use crate::timing::{Contestant, Role};
 
@@ -94,7 +94,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// One cell: first that everyone computes the same, then how long each takes.
 fn measure(cell: &Cell, pools: &[ThreadPool], rounds: usize) -> Result<Vec<Row>, Box<dyn Error>> {
     let inputs = Inputs::new(cell);
-    let mut outputs = Outputs::new(cell);
+    let mut outputs = Outputs::new(cell, &inputs);
     let threads: Vec<usize> = pools.iter().map(ThreadPool::current_num_threads).collect();
     let digest = check(cell, &inputs, &mut outputs, pools).map_err(|what| format!("{}: {what}", cell.name()))?;
     eprintln!("{}: bits {}", cell.name(), &digest[..16]);
@@ -117,16 +117,15 @@ fn check(cell: &Cell, inputs: &Inputs, outputs: &mut Outputs, pools: &[ThreadPoo
     let expected = reference::reference(cell, inputs);
     let threads: Vec<usize> = pools.iter().map(ThreadPool::current_num_threads).collect();
     let digest = ours::digest(cell, inputs, outputs, &threads)?;
-    let close = |name: &str, found: &[f32]| {
+    let close = |name: &str, found: &Results| {
         reference::compare(cell.dtype, found, &expected).map_err(|what| format!("{name}: {what}"))
     };
-    close("isonorm", &outputs.y.to_f32())?;
+    close("isonorm", &outputs.results())?;
     for threads in &threads {
-        for mut contestant in limits::contestants(inputs, *threads) {
+        for mut contestant in limits::contestants(cell, inputs, *threads) {
             outputs.scrub();
             (contestant.run)(1, outputs);
-            let copied = outputs.y.bytes() == inputs.x.bytes() && outputs.sum.bytes() == inputs.residual.bytes();
-            if contestant.role == Role::Copy && !copied {
+            if contestant.role == Role::Copy && !limits::moved(cell, inputs, outputs) {
                 return Err(format!("{}: no copy", contestant.name));
             }
         }
@@ -134,7 +133,7 @@ fn check(cell: &Cell, inputs: &Inputs, outputs: &mut Outputs, pools: &[ThreadPoo
     for mut contestant in loops::contestants(cell, inputs) {
         outputs.scrub();
         (contestant.run)(1, outputs);
-        close(&contestant.name, &outputs.y.to_f32())?;
+        close(&contestant.name, &outputs.results())?;
     }
     #[cfg(feature = "peers")]
     for pool in pools {
@@ -150,7 +149,7 @@ fn check(cell: &Cell, inputs: &Inputs, outputs: &mut Outputs, pools: &[ThreadPoo
 /// Everyone who takes part in `cell` with the threads of `pool`.
 fn contestants<'a>(cell: &Cell, inputs: &'a Inputs, pool: &'a ThreadPool) -> Vec<Contestant<'a>> {
     let threads = pool.current_num_threads();
-    let mut contestants = limits::contestants(inputs, threads);
+    let mut contestants = limits::contestants(cell, inputs, threads);
     contestants.extend(loops::contestants(cell, inputs));
     contestants.extend(ours::contestants(cell, inputs, pool));
     #[cfg(feature = "peers")]

@@ -84,6 +84,7 @@ impl Buffer {
 pub(crate) struct Inputs {
     pub(crate) x: Buffer,
     pub(crate) residual: Buffer,
+    pub(crate) dy: Buffer,
     pub(crate) weight: Buffer,
     pub(crate) bias: Buffer,
     pub(crate) mean: Buffer,
@@ -94,12 +95,13 @@ impl Inputs {
     pub(crate) fn new(cell: &Cell) -> Inputs {
         let when = |needed: bool, len: usize| if needed { len } else { 0 };
         let eval = cell.op == Op::BatchNormEval;
-        let biased = eval || cell.op == Op::LayerNorm;
+        let biased = matches!(cell.op, Op::LayerNorm | Op::BatchNormEval | Op::BatchNormTrain);
         let added = when(cell.op == Op::AddRmsNorm, cell.len());
         let random = |len, seed, scale, shift| Buffer::random(cell.dtype, len, seed, scale, shift);
         Inputs {
             x: random(cell.len(), 1, 2.0, 0.0625),
             residual: random(added, 2, 1.0, 0.0),
+            dy: random(when(cell.pass.is_backward(), cell.len()), 7, 1.0, 0.0),
             weight: random(cell.params, 3, 0.25, 1.0),
             bias: random(when(biased, cell.params), 4, 0.5, 0.0),
             mean: random(when(eval, cell.params), 5, 0.25, 0.0),
@@ -108,22 +110,58 @@ impl Inputs {
     }
 }
 
-/// The results of a cell, written by each contestant in turn.
+/// The results of a cell, written by each contestant in turn. What the operation does not yield is empty.
 pub(crate) struct Outputs {
     pub(crate) y: Buffer,
-    /// `x + residual`, where the operation adds; else empty.
+    /// `x + residual`.
     pub(crate) sum: Buffer,
+    pub(crate) dx: Buffer,
+    pub(crate) dweight: Buffer,
+    pub(crate) dbias: Buffer,
 }
 
 impl Outputs {
-    pub(crate) fn new(cell: &Cell) -> Outputs {
-        let sum = if cell.op == Op::AddRmsNorm { cell.len() } else { 0 };
-        Outputs { y: Buffer::new(cell.dtype, cell.len()), sum: Buffer::new(cell.dtype, sum) }
+    pub(crate) fn new(cell: &Cell, inputs: &Inputs) -> Outputs {
+        let like = |input: &Buffer, needed: bool| Buffer::new(cell.dtype, if needed { input.len } else { 0 });
+        let backward = cell.pass.is_backward();
+        Outputs {
+            y: like(&inputs.x, cell.pass.is_forward()),
+            sum: like(&inputs.residual, cell.pass.is_forward()),
+            dx: like(&inputs.x, backward),
+            dweight: like(&inputs.weight, backward),
+            dbias: like(&inputs.bias, backward),
+        }
     }
 
     pub(crate) fn scrub(&mut self) {
-        self.y.scrub();
-        self.sum.scrub();
+        for tensor in [&mut self.y, &mut self.sum, &mut self.dx, &mut self.dweight, &mut self.dbias] {
+            tensor.scrub();
+        }
+    }
+
+    /// The bytes of every result, one after the other.
+    pub(crate) fn bytes(&self) -> [&[u8]; 5] {
+        [&self.y, &self.sum, &self.dx, &self.dweight, &self.dbias].map(Buffer::bytes)
+    }
+
+    pub(crate) fn results(&self) -> Results {
+        let [y, dx, dweight, dbias] = [&self.y, &self.dx, &self.dweight, &self.dbias].map(Buffer::to_f32);
+        Results { y, dx, dweight, dbias }
+    }
+}
+
+/// Results to compare, widened. What the operation does not yield is empty.
+#[derive(Default)]
+pub(crate) struct Results {
+    pub(crate) y: Vec<f32>,
+    pub(crate) dx: Vec<f32>,
+    pub(crate) dweight: Vec<f32>,
+    pub(crate) dbias: Vec<f32>,
+}
+
+impl Results {
+    pub(crate) fn forward(y: Vec<f32>) -> Results {
+        Results { y, ..Results::default() }
     }
 }
 

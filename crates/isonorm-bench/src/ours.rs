@@ -1,11 +1,16 @@
 //! isonorm, called as a program calls it.
 
+use std::time::Duration;
+
 use bytemuck::Pod;
 use half::bf16;
-use isonorm::{BatchNorm, Cpu, Element, Error, Io, LayerNorm, Level, PlaneIo, Planes, PlanesMut, RmsNorm};
+use isonorm::{
+    BackwardIo, BatchNorm, Cpu, Element, Error, Io, LayerNorm, Level, PlaneBackwardIo, PlaneIo, Planes, PlanesMut,
+    RmsNorm, Stats,
+};
 use rayon::ThreadPool;
 
-use crate::cells::{Cell, Dtype, EPS, Op};
+use crate::cells::{Cell, Dtype, EPS, Layout, Op, Pass};
 use crate::memory::{Inputs, Outputs};
 use crate::timing::{Contestant, Role, repeat};
 
@@ -22,9 +27,12 @@ pub(crate) fn digest(cell: &Cell, inputs: &Inputs, outputs: &mut Outputs, thread
         for threads in threads {
             outputs.scrub();
             let cpu = Cpu::new().level(level).threads(*threads);
-            forward(cell, inputs, outputs, cpu).map_err(|error| format!("isonorm: {error}"))?;
+            let mut stats = stats(cell, inputs);
+            run(cell, inputs, outputs, &mut stats, cpu).map_err(|error| format!("isonorm: {error}"))?;
             let mut hasher = blake3::Hasher::new();
-            hasher.update(outputs.y.bytes()).update(outputs.sum.bytes());
+            for tensor in outputs.bytes() {
+                hasher.update(tensor);
+            }
             let (found, whose) = (hasher.finalize(), format!("{level}, {threads} threads"));
             match &first {
                 None => first = Some((found, whose)),
@@ -41,48 +49,142 @@ pub(crate) fn digest(cell: &Cell, inputs: &Inputs, outputs: &mut Outputs, thread
 /// isonorm with the threads of `pool`; the second, where there are threads to hand work to, is
 /// called inside that pool as the peers are, the first from outside any.
 pub(crate) fn contestants<'a>(cell: &Cell, inputs: &'a Inputs, pool: &'a ThreadPool) -> Vec<Contestant<'a>> {
-    let (cell, threads) = (*cell, pool.current_num_threads());
-    let sample = move |calls: usize, outputs: &mut Outputs| {
-        repeat(calls, || {
-            forward(&cell, inputs, outputs, Cpu::new().threads(threads)).expect("checked before");
-        })
-    };
-    let mut contestants = vec![Contestant { name: "isonorm".to_string(), role: Role::Isonorm, run: Box::new(sample) }];
+    let threads = pool.current_num_threads();
+    let mut outside = sample(cell, inputs, threads);
+    let mut contestants = vec![Contestant {
+        name: "isonorm".to_string(),
+        role: Role::Isonorm,
+        run: Box::new(move |calls, outputs| outside(calls, outputs)),
+    }];
     if threads > 1 {
+        let mut inside = sample(cell, inputs, threads);
         contestants.push(Contestant {
             name: "isonorm (called in a pool)".to_string(),
             role: Role::IsonormInPool,
-            run: Box::new(move |calls, outputs| pool.install(|| sample(calls, outputs))),
+            run: Box::new(move |calls, outputs| pool.install(|| inside(calls, outputs))),
         });
     }
     contestants
 }
 
-fn forward(cell: &Cell, inputs: &Inputs, out: &mut Outputs, cpu: Cpu<'_>) -> Result<(), Error> {
-    match cell.dtype {
-        Dtype::F32 => forward_typed::<f32>(cell, inputs, out, cpu),
-        Dtype::Bf16 => forward_typed::<bf16>(cell, inputs, out, cpu),
+fn sample<'a>(
+    cell: &Cell,
+    inputs: &'a Inputs,
+    threads: usize,
+) -> impl FnMut(usize, &mut Outputs) -> Duration + Send + use<'a> {
+    let (cell, mut stats) = (*cell, stats(cell, inputs));
+    move |calls, outputs| {
+        repeat(calls, || {
+            run(&cell, inputs, outputs, &mut stats, Cpu::new().threads(threads)).expect("checked before");
+        })
     }
 }
 
-fn forward_typed<E: Element + Pod>(cell: &Cell, inputs: &Inputs, out: &mut Outputs, cpu: Cpu<'_>) -> Result<(), Error> {
-    let (x, y) = (inputs.x.as_slice::<E>(), out.y.as_mut_slice::<E>());
+/// Where the statistics go between the passes; for a backward pass alone, those of `inputs`.
+fn stats(cell: &Cell, inputs: &Inputs) -> Vec<Stats<f32>> {
+    let len = if cell.pass.is_backward() { cell.groups() } else { 0 };
+    let mut stats = vec![Stats::default(); len];
+    if cell.pass == Pass::Backward {
+        let both = Cell { pass: Pass::ForwardBackward, ..*cell };
+        run(&both, inputs, &mut Outputs::new(&both, inputs), &mut stats, Cpu::new()).expect("the inputs fit the cell");
+    }
+    stats
+}
+
+fn run(cell: &Cell, inputs: &Inputs, out: &mut Outputs, stats: &mut [Stats<f32>], cpu: Cpu<'_>) -> Result<(), Error> {
+    match (cell.dtype, cell.pass) {
+        (Dtype::F32, Pass::Forward) => forward::<f32>(cell, inputs, out, cpu),
+        (Dtype::Bf16, Pass::Forward) => forward::<bf16>(cell, inputs, out, cpu),
+        (Dtype::F32, _) => backward::<f32>(cell, inputs, out, stats, cpu),
+        (Dtype::Bf16, _) => backward::<bf16>(cell, inputs, out, stats, cpu),
+    }
+}
+
+fn rms_norm<'a, E: Element + Pod>(cell: &Cell, inputs: &'a Inputs, cpu: Cpu<'a>) -> RmsNorm<'a> {
+    RmsNorm::new(cell.hidden).eps(f64::from(EPS)).weight(inputs.weight.as_slice::<E>()).on(cpu)
+}
+
+fn layer_norm<'a, E: Element + Pod>(cell: &Cell, inputs: &'a Inputs, cpu: Cpu<'a>) -> LayerNorm<'a> {
     let (weight, bias) = (inputs.weight.as_slice::<E>(), inputs.bias.as_slice::<E>());
-    let eps = f64::from(EPS);
-    let rms_norm = RmsNorm::new(cell.hidden).eps(eps).weight(weight).on(cpu);
+    LayerNorm::new(cell.hidden).eps(f64::from(EPS)).weight(weight).bias(bias).on(cpu)
+}
+
+fn batch_norm<'a, E: Element + Pod>(cell: &Cell, inputs: &'a Inputs, cpu: Cpu<'a>) -> BatchNorm<'a> {
+    let (weight, bias) = (inputs.weight.as_slice::<E>(), inputs.bias.as_slice::<E>());
+    BatchNorm::new(cell.params).eps(f64::from(EPS)).weight(weight).bias(bias).on(cpu)
+}
+
+fn planes<'a, E: Element>(cell: &Cell, x: &'a [E]) -> Planes<'a> {
+    match cell.layout {
+        Layout::ChannelsLast => Planes::channels_last(x, cell.params, cell.hidden),
+        _ => Planes::channels_first(x, cell.params, cell.hidden),
+    }
+}
+
+fn planes_mut<'a, E: Element>(cell: &Cell, y: &'a mut [E]) -> PlanesMut<'a> {
+    match cell.layout {
+        Layout::ChannelsLast => PlanesMut::channels_last(y, cell.params, cell.hidden),
+        _ => PlanesMut::channels_first(y, cell.params, cell.hidden),
+    }
+}
+
+fn forward<E: Element + Pod>(cell: &Cell, inputs: &Inputs, out: &mut Outputs, cpu: Cpu<'_>) -> Result<(), Error> {
+    let (x, y) = (inputs.x.as_slice::<E>(), out.y.as_mut_slice::<E>());
     match cell.op {
-        Op::RmsNorm => rms_norm.forward(x, y),
+        Op::RmsNorm => rms_norm::<E>(cell, inputs, cpu).forward(x, y),
         Op::AddRmsNorm => {
             let (residual, sum) = (inputs.residual.as_slice::<E>(), out.sum.as_mut_slice::<E>());
-            rms_norm.apply(Io::add(x, residual, sum, y))
+            rms_norm::<E>(cell, inputs, cpu).apply(Io::add(x, residual, sum, y))
         }
-        Op::LayerNorm => LayerNorm::new(cell.hidden).eps(eps).weight(weight).bias(bias).on(cpu).forward(x, y),
+        Op::LayerNorm => layer_norm::<E>(cell, inputs, cpu).forward(x, y),
         Op::BatchNormEval => {
-            let (channels, plane) = (cell.params, cell.hidden);
-            let x = Planes::channels_first(x, channels, plane);
-            let y = PlanesMut::channels_first(y, channels, plane);
+            let io = PlaneIo::new(planes(cell, x), planes_mut(cell, y));
             let (mean, var) = (inputs.mean.as_slice::<E>(), inputs.var.as_slice::<E>());
-            BatchNorm::new(channels).eps(eps).weight(weight).bias(bias).on(cpu).evaluate(PlaneIo::new(x, y), mean, var)
+            batch_norm::<E>(cell, inputs, cpu).evaluate(io, mean, var)
         }
+        Op::BatchNormTrain => {
+            let io = PlaneIo::new(planes(cell, x), planes_mut(cell, y));
+            batch_norm::<E>(cell, inputs, cpu).train(io, None)
+        }
+    }
+}
+
+/// The backward pass with its gradients, and before it, where the cell has one, the forward pass that
+/// saves `stats` for it.
+fn backward<E: Element + Pod>(
+    cell: &Cell,
+    inputs: &Inputs,
+    out: &mut Outputs,
+    stats: &mut [Stats<f32>],
+    cpu: Cpu<'_>,
+) -> Result<(), Error> {
+    let (x, dy) = (inputs.x.as_slice::<E>(), inputs.dy.as_slice::<E>());
+    let (y, dx) = (out.y.as_mut_slice::<E>(), out.dx.as_mut_slice::<E>());
+    let (dweight, dbias) = (out.dweight.as_mut_slice::<E>(), out.dbias.as_mut_slice::<E>());
+    let is_forward = cell.pass.is_forward();
+    match cell.op {
+        Op::RmsNorm => {
+            let norm = rms_norm::<E>(cell, inputs, cpu);
+            if is_forward {
+                norm.apply(Io::new(x, y).stats(&mut *stats))?;
+            }
+            norm.backward(BackwardIo::new(x, dy, dx).stats(&*stats).dweight(dweight))
+        }
+        Op::LayerNorm => {
+            let norm = layer_norm::<E>(cell, inputs, cpu);
+            if is_forward {
+                norm.apply(Io::new(x, y).stats(&mut *stats))?;
+            }
+            norm.backward(BackwardIo::new(x, dy, dx).stats(&*stats).dweight(dweight).dbias(dbias))
+        }
+        Op::BatchNormTrain => {
+            let norm = batch_norm::<E>(cell, inputs, cpu);
+            if is_forward {
+                norm.train(PlaneIo::new(planes(cell, x), planes_mut(cell, y)).stats(&mut *stats), None)?;
+            }
+            let io = PlaneBackwardIo::new(planes(cell, x), planes(cell, dy), planes_mut(cell, dx));
+            norm.train_backward(io.stats(&*stats).dweight(dweight).dbias(dbias))
+        }
+        Op::AddRmsNorm | Op::BatchNormEval => unreachable!("no cell has their backward pass"),
     }
 }

@@ -10,9 +10,9 @@ use crate::cells::Goal;
 use crate::report::{Report, Row};
 use crate::timing::{Role, Timed};
 
-const WIDTH: i32 = 1040;
+const WIDTH: i32 = 1096;
 /// Left of the bars: the cells' names.
-const LABELS: i32 = 196;
+const LABELS: i32 = 252;
 /// Right of the 100 % of each panel: what is faster than its limit, and numbers.
 const BEYOND: i32 = 74;
 const HEAD: i32 = 108;
@@ -109,7 +109,7 @@ fn heading(area: &Area<'_>, report: &Report, names: &[String]) -> Drawn {
     let machine = &report.machine;
     let title = "Share of the speed of a plain copy of the same bytes";
     text(area, title, (16, 22), 17, INK, HPos::Left)?;
-    let note = "One row (1x4096): share of the speed of a loop that may sum in any order. \
+    let note = "One row (1x4096), and backward alone: share of the speed of a loop that may sum in any order. \
                 The mark is what isonorm has to reach.";
     text(area, note, (16, 42), 12, INK, HPos::Left)?;
     let mut x = 16;
@@ -143,8 +143,9 @@ fn grid(area: &Area<'_>, panel: &Panel, height: i32) -> Drawn {
 /// A row's bars, and the mark of its goal.
 fn group(area: &Area<'_>, panel: &Panel, row: &Row, names: &[String], top: i32) -> Drawn {
     let (full, goal) = match row.cell.goal {
-        Goal::ShareOfLimit(share) => (row.by_median.limit_us, share),
-        Goal::TimesLoop(times) => (row.by_median.loop_us.unwrap_or(f64::NAN), 1.0 / times),
+        Goal::ShareOfLimit(share) => (row.by_median.limit_us, Some(share)),
+        Goal::TimesLoop(times) => (row.by_median.loop_us.unwrap_or(f64::NAN), Some(1.0 / times)),
+        Goal::AheadOfPeers => (row.by_median.limit_us, None),
     };
     let length = |share: f64| (share * f64::from(panel.scale)) as i32;
     for (i, bar) in bars(row).enumerate() {
@@ -157,6 +158,9 @@ fn group(area: &Area<'_>, panel: &Panel, row: &Row, names: &[String], top: i32) 
         let label = format!("{:.0} %", 100.0 * share);
         text(area, &label, (right + 4, y + BAR / 2), 9, INK, HPos::Left)?;
     }
+    let Some(goal) = goal else {
+        return Ok(());
+    };
     let mark = panel.left + length(goal);
     rectangle(area, (mark, top - 2), (mark + 2, top + BAR + 1), INK)
 }

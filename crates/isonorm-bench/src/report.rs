@@ -32,6 +32,7 @@ pub(crate) struct PeerNote {
     pub(crate) name: &'static str,
     pub(crate) version: &'static str,
     pub(crate) path: &'static str,
+    pub(crate) training_path: Option<&'static str>,
 }
 
 /// One cell with one number of threads.
@@ -93,6 +94,7 @@ impl Ratios {
         match goal {
             Goal::ShareOfLimit(share) => self.share_of_limit >= share,
             Goal::TimesLoop(times) => self.times_loop.is_some_and(|found| found <= times),
+            Goal::AheadOfPeers => self.ahead_of_peers.is_some_and(|found| found > 1.0),
         }
     }
 }
@@ -129,6 +131,7 @@ impl Row {
         let (found, goal) = match self.cell.goal {
             Goal::ShareOfLimit(share) => (format!("{share_of_limit:.2}"), format!(">= {share:.2}")),
             Goal::TimesLoop(times) => (format!("{:.2} x", times_loop.unwrap_or(f64::NAN)), format!("<= {times:.2} x")),
+            Goal::AheadOfPeers => (format!("{share_of_limit:.2}"), "ahead".to_string()),
         };
         let peer = match (&self.by_median.best_peer, self.by_median.best_peer_us) {
             (Some(name), Some(us)) => format!("{} {name}", time(us)),
@@ -162,7 +165,8 @@ impl Report {
                         to warm up",
                 buffers: "the same 64-byte aligned inputs for all who take slices; candle and burn \
                           copy them into tensors of their own beforehand",
-                limit: "the fastest copy of as many streams; threads spin at a barrier",
+                limit: "the fastest copy of as many streams; backward, the fastest exclusive or of x \
+                        and dy into dx; both, the fastest pair; threads spin at a barrier",
             },
             peers: peer_notes(),
             rows,
@@ -196,7 +200,12 @@ impl Report {
 fn peer_notes() -> Vec<PeerNote> {
     crate::peers::PEERS
         .iter()
-        .map(|peer| PeerNote { name: peer.name, version: peer.version, path: peer.path })
+        .map(|peer| PeerNote {
+            name: peer.name,
+            version: peer.version,
+            path: peer.path,
+            training_path: peer.training.as_ref().map(|training| training.path),
+        })
         .collect()
 }
 
@@ -245,5 +254,8 @@ mod tests {
         assert!(!ratios.reaches(Goal::ShareOfLimit(0.76)));
         assert!(ratios.reaches(Goal::TimesLoop(1.15)));
         assert!(!ratios.reaches(Goal::TimesLoop(1.10)));
+        assert!(ratios.reaches(Goal::AheadOfPeers));
+        let faster_peer = contestants.map(|c| if c.role == Role::Peer { timed("peer", Role::Peer, 7.9) } else { c });
+        assert!(!Ratios::new(&faster_peer, |timed| timed.median_us).reaches(Goal::AheadOfPeers));
     }
 }

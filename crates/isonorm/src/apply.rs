@@ -11,7 +11,7 @@
 use std::marker::PhantomData;
 
 use crate::affine::Affine;
-use crate::element::{Compute, Element, with_element};
+use crate::element::{Compute, DType, Element, with_element};
 use crate::isa::Isa;
 use crate::level::{Kernel, Level};
 use crate::order::{LANES, padded};
@@ -292,6 +292,18 @@ pub(crate) fn narrow_tile<C: Compute>(level: Level, from: &[C], to: SliceMut<'_>
     with_element!(to.dtype(), Y => {
         if let (Some(x), Some(y)) = (<Y as Element>::Compute::of(&C::slice(from)), Y::of_mut(to)) {
             <Y as Element>::Compute::enter(level, Convert { x, y });
+        }
+    });
+}
+
+/// Rounds up to [`TILE`](crate::tiles::TILE) values to a type of their family, and widens them again.
+pub(crate) fn round_tile<C: Compute>(level: Level, values: &mut [C], dtype: DType) {
+    with_element!(dtype, Y => {
+        let mut rounded = [Y::default(); crate::tiles::TILE];
+        let rounded = &mut rounded[..values.len()];
+        narrow_tile(level, values, Y::slice_mut(rounded));
+        if let Some(values) = <Y as Element>::Compute::of_mut(C::slice_mut(values)) {
+            <Y as Element>::Compute::enter(level, Convert { x: &*rounded, y: values });
         }
     });
 }

@@ -1,10 +1,21 @@
 //! The backward pass: from dy to dx, and to the gradients of weight and bias.
 
 mod call;
+mod correlate;
+mod gradients;
 mod io;
-mod kernel;
+mod planes_batch;
+mod planes_factors;
+mod planes_groups;
+mod planes_io;
+mod planes_strewn;
+mod planes_sums;
+mod planes_window;
 mod rows;
 mod spans;
 mod wide;
 
 pub use io::{BackwardIo, Mask};
+pub(crate) use planes_batch::{backward_evaluate, backward_train};
+pub(crate) use planes_groups::backward_groups;
+pub use planes_io::PlaneBackwardIo;

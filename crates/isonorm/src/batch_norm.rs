@@ -1,10 +1,11 @@
 //! BatchNorm: each channel with its mean over the batch taken off, divided by its standard deviation.
 
+use crate::backward::{PlaneBackwardIo, backward_evaluate, backward_train};
 use crate::channels::{Source, Task, WINDOW};
 use crate::channels_first::{PlanesJob, TrainJob};
 use crate::channels_last::ChannelsLast;
 use crate::columns::ColumnsJob;
-use crate::element::{Compute, Element, with_element};
+use crate::element::{Compute, DType, Element, with_element};
 use crate::error::Error;
 use crate::groups::NARROW;
 use crate::isa::float_env::FloatEnv;
@@ -163,7 +164,7 @@ impl<'a> BatchNorm<'a> {
     pub fn train(&self, io: PlaneIo<'_>, running: Option<Running<'_>>) -> Result<(), Error> {
         let (dtype, shape) = (io.dtype(), self.check(&io)?);
         if let Some(running) = &running {
-            self.check_running(&io, running.mean.as_slice(), running.var.as_slice())?;
+            self.check_running(dtype, running.mean.as_slice(), running.var.as_slice())?;
         }
         if shape.count() == 1 && !shape.is_empty() {
             return Err(Error::TooFewValues { count: 1 });
@@ -180,28 +181,88 @@ impl<'a> BatchNorm<'a> {
     ) -> Result<(), Error> {
         let (dtype, shape) = (io.dtype(), self.check(&io)?);
         let (mean, var) = (running_mean.into(), running_var.into());
-        self.check_running(&io, mean, var)?;
+        self.check_running(dtype, mean, var)?;
         with_element!(dtype, T => self.evaluate_typed::<T>(shape, io, mean, var))
     }
 
-    fn check(&self, io: &PlaneIo<'_>) -> Result<Shape, Error> {
-        let mut shape = io.shape(self.channels)?;
-        self.params.check(self.channels, "channel", io.dtype())?;
-        io.check_stats(self.channels, "channel")?;
-        // A single position lies as channels last do, a single channel as channels first do.
-        shape.last = (shape.last || shape.spatial == 1) && shape.channels > 1;
-        Ok(shape)
+    /// The gradients of [`train`](Self::train): of x, and of weight and bias where `io` asks for them.
+    ///
+    /// ```text
+    /// dbias[c]   = sum over n, s of dy[n,c,s]
+    /// dweight[c] = sum over n, s of dy[n,c,s] * x_hat[n,c,s]
+    /// dx[n,c,s]  = (dy[n,c,s] - dbias[c] / count - x_hat[n,c,s] * dweight[c] / count) * w[c] / sqrt(var[c] + eps)
+    /// ```
+    ///
+    /// `w` is the weight with its offset, `count` the values of a channel; with eps outside the root the last summand
+    /// has the factor (root + eps) / root. Sums are in the compute type and in forward's order, and rounded once, after
+    /// dx has taken them. The same bits on every CPU, thread count and layout, with saved statistics and without.
+    ///
+    /// ```
+    /// use isonorm::{BatchNorm, PlaneBackwardIo, Planes, PlanesMut};
+    /// let (x, dy) = ([1.0f32, 3.0, 1.0, 3.0], [1.0f32, 1.0, 2.0, 0.0]); // 4 samples of one channel
+    /// let (mut dx, mut dweight, mut dbias) = ([0.0f32; 4], [0.0f32], [0.0f32]);
+    /// let planes = |data| Planes::channels_first(data, 1, 1);
+    /// let io = PlaneBackwardIo::new(planes(&x), planes(&dy), PlanesMut::channels_first(&mut dx, 1, 1));
+    /// BatchNorm::new(1).eps(0.0).train_backward(io.dweight(&mut dweight).dbias(&mut dbias))?;
+    /// assert_eq!((dweight, dbias), ([-2.0], [4.0]));
+    /// assert_eq!(dx, [-0.5, 0.5, 0.5, -0.5]);
+    /// # Ok::<(), isonorm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`] where lengths, types, layouts or options do not fit one another, or a channel has a single value;
+    /// nothing is written then.
+    pub fn train_backward(&self, io: PlaneBackwardIo<'_>) -> Result<(), Error> {
+        let (dtype, shape) = (io.dtype(), self.check_backward(&io)?);
+        if shape.count() == 1 && !shape.is_empty() {
+            return Err(Error::TooFewValues { count: 1 });
+        }
+        with_element!(dtype, T => self.train_backward_typed::<T>(shape, io))
     }
 
-    fn check_running(&self, io: &PlaneIo<'_>, mean: Slice<'_>, var: Slice<'_>) -> Result<(), Error> {
-        check_param("running_mean", mean, self.channels, "channel", io.dtype())?;
-        check_param("running_var", var, self.channels, "channel", io.dtype())
+    /// The gradients of [`evaluate`](Self::evaluate): `dx = dy * w[c] / sqrt(running_var[c] + eps)`; `dweight` and
+    /// `dbias` as those of [`train_backward`](Self::train_backward), of evaluation's x_hat.
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`] where lengths, types, layouts or options do not fit one another; nothing is written then.
+    pub fn evaluate_backward<'r>(
+        &self,
+        mut io: PlaneBackwardIo<'_>,
+        running_mean: impl Into<Slice<'r>>,
+        running_var: impl Into<Slice<'r>>,
+    ) -> Result<(), Error> {
+        let (dtype, shape) = (io.dtype(), self.check_backward(&io)?);
+        let (mean, var) = (running_mean.into(), running_var.into());
+        self.check_running(dtype, mean, var)?;
+        with_element!(dtype, T => self.evaluate_sums::<T>(shape, &mut io, mean, var))?;
+        with_element!(io.dy().dtype(), D => self.scale::<D>(shape, io, var))
+    }
+
+    fn check(&self, io: &PlaneIo<'_>) -> Result<Shape, Error> {
+        let shape = io.shape(self.channels)?;
+        self.params.check(self.channels, "channel", io.dtype())?;
+        io.check_stats(self.channels, "channel")?;
+        Ok(arranged(shape))
+    }
+
+    fn check_backward(&self, io: &PlaneBackwardIo<'_>) -> Result<Shape, Error> {
+        let shape = io.shape(self.channels)?;
+        self.params.check(self.channels, "channel", io.dtype())?;
+        io.check(self.channels, self.channels, "channel")?;
+        Ok(arranged(shape))
+    }
+
+    fn check_running(&self, x: DType, mean: Slice<'_>, var: Slice<'_>) -> Result<(), Error> {
+        check_param("running_mean", mean, self.channels, "channel", x)?;
+        check_param("running_var", var, self.channels, "channel", x)
     }
 
     fn task<C: Compute>(&self, shape: Shape, stream: bool) -> Result<Task<'a, C>, Error> {
         let _env = FloatEnv::standard();
         let (level, eps) = (self.cpu.chosen_level()?, self.eps.rounded()?);
-        Ok(Task { level, shape, eps, params: self.params, stream })
+        Ok(Task { level, shape, eps, params: self.params, stream, rounded: None })
     }
 
     fn evaluate_typed<T: Element>(
@@ -225,7 +286,20 @@ impl<'a> BatchNorm<'a> {
         if shape.is_empty() {
             return Ok(());
         }
-        let (x, y) = (io.x.and_then(|x| T::of(&x.data)), io.y.data);
+        self.write::<T>(task, source, io.x.map(|x| x.data), io.y.data);
+        Ok(())
+    }
+
+    /// y from statistics, or factors, known before.
+    fn write<T: Element>(
+        &self,
+        task: Task<'_, T::Compute>,
+        source: Source<'_, T::Compute>,
+        x: Option<Slice<'_>>,
+        y: SliceMut<'_>,
+    ) {
+        let shape = task.shape;
+        let (x, bytes) = (x.and_then(|x| T::of(&x)), shape.bytes(size_of::<T>()));
         let is_narrow = shape.spatial < NARROW && shape.samples >= BATCH;
         if shape.last || is_narrow {
             let repeat = if shape.last { 1 } else { shape.spatial };
@@ -235,6 +309,45 @@ impl<'a> BatchNorm<'a> {
             let planes = 0..shape.samples * shape.channels;
             threads::run(&self.cpu, PlanesJob::<T> { task, source, planes, x, y }, bytes);
         }
+    }
+
+    /// The gradients of weight and bias in evaluation.
+    fn evaluate_sums<T: Element>(
+        &self,
+        shape: Shape,
+        io: &mut PlaneBackwardIo<'_>,
+        mean: Slice<'_>,
+        var: Slice<'_>,
+    ) -> Result<(), Error> {
+        let task = self.task::<T::Compute>(shape, false)?;
+        if shape.is_empty() {
+            io.gradients.clear();
+        } else if io.gradients.are_wanted() {
+            backward_evaluate::<T>(task, &self.cpu, Source::Running { mean, var }, io);
+        }
+        Ok(())
+    }
+
+    /// dx in evaluation, of a dy of type `D`.
+    fn scale<D: Element>(&self, shape: Shape, io: PlaneBackwardIo<'_>, var: Slice<'_>) -> Result<(), Error> {
+        if !shape.is_empty() {
+            let stream = io.dy.is_some() && threads::is_beyond_the_caches(shape.bytes(size_of::<D>()) / 2);
+            let task = self.task::<D::Compute>(shape, stream)?;
+            let task = Task { params: Params::default(), rounded: io.rounded(), ..task };
+            self.write::<D>(task, Source::Factors { params: self.params, var }, io.dy.map(|dy| dy.data), io.dx.data);
+        }
+        Ok(())
+    }
+
+    fn train_backward_typed<T: Element>(&self, shape: Shape, mut io: PlaneBackwardIo<'_>) -> Result<(), Error> {
+        let bytes = if shape.is_empty() { 0 } else { shape.bytes(size_of::<T>()) };
+        let stream = io.dy.is_some() && threads::is_beyond_the_caches(bytes / 2);
+        let task = Task { rounded: io.rounded(), ..self.task::<T::Compute>(shape, stream)? };
+        if shape.is_empty() {
+            io.gradients.clear();
+            return Ok(());
+        }
+        backward_train::<T>(task, &self.cpu, io);
         Ok(())
     }
 
@@ -287,6 +400,11 @@ impl<'a> BatchNorm<'a> {
         let factor = C::from_count(count) / C::from_count(count - 1);
         Ok(Update { momentum, keep: C::ONE - momentum, factor: (!self.biased).then_some(factor) })
     }
+}
+
+/// A single position lies as channels last do, a single channel as channels first do.
+fn arranged(shape: Shape) -> Shape {
+    Shape { last: (shape.last || shape.spatial == 1) && shape.channels > 1, ..shape }
 }
 
 /// How running statistics move towards a batch's.

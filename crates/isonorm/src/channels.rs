@@ -16,9 +16,9 @@ use std::ops::Range;
 use arrayvec::ArrayVec;
 
 use crate::affine::{Channel, WeightBias};
-use crate::apply::{Apply, CenteredHat, Fence, Hat, Near, Past, ScaledHat, Stream, apply_row, narrow_tile};
+use crate::apply::{Apply, CenteredHat, Fence, Hat, Near, Past, ScaledHat, Stream, apply_row, narrow_tile, round_tile};
 use crate::columns::Columns;
-use crate::element::{Compute, Element};
+use crate::element::{Compute, DType, Element};
 use crate::isa::Isa;
 use crate::level::{Kernel, Level};
 use crate::params::{Params, widen_slice};
@@ -40,6 +40,8 @@ pub(crate) struct Task<'a, C> {
     pub(crate) params: Params<'a>,
     /// Whether y is written past the caches.
     pub(crate) stream: bool,
+    /// The type to which y is rounded before it is rounded to its own.
+    pub(crate) rounded: Option<DType>,
 }
 
 /// What the elements of one channel need.
@@ -57,6 +59,8 @@ pub(crate) enum Source<'a, C> {
     Given { stats: &'a [Stats<C>], first: usize, per: usize },
     /// The running statistics of all channels.
     Running { mean: Slice<'a>, var: Slice<'a> },
+    /// Of all channels: `y = x * (weight / root)` with the root of the running variance.
+    Factors { params: Params<'a>, var: Slice<'a> },
 }
 
 impl<C: Compute> Source<'_, C> {
@@ -78,6 +82,15 @@ impl<C: Compute> Source<'_, C> {
                 };
                 means[..n].iter().zip(&vars[..n]).map(stats).collect()
             }
+            Source::Factors { params, var } => {
+                let [mut weight, mut bias] = [[C::ZERO; WINDOW]; 2];
+                let n = channels.len();
+                params.widen(channels.start, &mut weight[..n], &mut bias[..n]);
+                let stats = Source::Running { mean: var, var }.stats(eps, channels);
+                let factor =
+                    |(stats, weight): (&Stats<C>, C)| Stats { mean: C::ZERO, inv: weight * stats.inv, ..*stats };
+                stats.iter().zip(weight).map(factor).collect()
+            }
         }
     }
 }
@@ -97,6 +110,7 @@ impl<C: Compute> Task<'_, C> {
 pub(crate) struct Output<T: Element> {
     level: Level,
     stream: bool,
+    rounded: Option<DType>,
     x: [T; TILE],
     y: [T; TILE],
     wide: [T::Compute; TILE],
@@ -114,7 +128,7 @@ pub(crate) trait Stretch<C: Compute> {
 impl<T: Element> Output<T> {
     pub(crate) fn new(task: &Task<'_, T::Compute>) -> Self {
         let (x, y, wide) = ([T::default(); TILE], [T::default(); TILE], [T::Compute::ZERO; TILE]);
-        Output { level: task.level, stream: task.stream, x, y, wide }
+        Output { level: task.level, stream: task.stream, rounded: task.rounded, x, y, wide }
     }
 
     /// Contiguous planes of `spatial` elements, one for each of `values`; x is what y holds where there is none.
@@ -156,7 +170,7 @@ impl<T: Element> Output<T> {
     }
 
     fn directly(&self, x: Option<&[T]>, y: SliceMut<'_>, stretch: &impl Stretch<T::Compute>) -> bool {
-        let (Some(x), Some(y)) = (x, T::of_mut(y)) else { return false };
+        let (Some(x), Some(y), None) = (x, T::of_mut(y), self.rounded) else { return false };
         if self.stream {
             return stretch.apply_past(self.level, x, y);
         }
@@ -175,7 +189,8 @@ impl<T: Element> Output<T> {
             }
             (None, None) => return, // y, which is x, is of x's type
         };
-        match T::of_mut(y.reborrow()) {
+        let own = if self.rounded.is_none() { T::of_mut(y.reborrow()) } else { None };
+        match own {
             Some(y) if self.stream => {
                 stretch.apply(level, x, &mut self.y[..n]);
                 T::Compute::enter(level, Stream { from: &self.y[..n], to: y });
@@ -183,6 +198,9 @@ impl<T: Element> Output<T> {
             Some(y) => stretch.apply(level, x, y),
             None => {
                 stretch.apply(level, x, &mut self.wide[..n]);
+                if let Some(dtype) = self.rounded {
+                    round_tile(level, &mut self.wide[..n], dtype);
+                }
                 narrow_tile(level, &self.wide[..n], y);
             }
         }

@@ -59,12 +59,12 @@ impl<T: Element> ChannelsLast<'_, T> {
 }
 
 /// Sets to be measured.
-struct MeasureJob<'a, T: Element> {
-    task: Task<'a, T::Compute>,
-    per: usize,
-    x: &'a [T],
-    sets: Range<usize>,
-    stats: &'a mut [Stats<T::Compute>],
+pub(crate) struct MeasureJob<'a, T: Element> {
+    pub(crate) task: Task<'a, T::Compute>,
+    pub(crate) per: usize,
+    pub(crate) x: &'a [T],
+    pub(crate) sets: Range<usize>,
+    pub(crate) stats: &'a mut [Stats<T::Compute>],
 }
 
 impl<T: Element> MeasureJob<'_, T> {

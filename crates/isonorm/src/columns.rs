@@ -63,18 +63,23 @@ impl<C: Compute> Columns<C> {
         if width == 0 || width != self.stride {
             return;
         }
-        let vectors = LANES >> width.trailing_zeros().min(LANES.trailing_zeros());
-        let joined = if width * vectors <= TILE { WIDE.div_ceil(width * vectors) * vectors } else { TILE / width };
-        let joined = joined.min(TILE / width).min(rows);
+        let joined = joined_rows(width, rows);
         for array in [&mut self.mean, &mut self.delta, &mut self.inv, &mut self.scale, &mut self.weight, &mut self.bias]
         {
             for row in 1..joined {
                 array.copy_within(..width, row * width);
             }
         }
-        self.width = width * joined.max(1);
+        self.width = width * joined;
         self.stride = self.width;
     }
+}
+
+/// How many of `rows` rows of `width` columns make a good row of one pass.
+pub(crate) fn joined_rows(width: usize, rows: usize) -> usize {
+    let vectors = LANES >> width.trailing_zeros().min(LANES.trailing_zeros());
+    let joined = if width * vectors <= TILE { WIDE.div_ceil(width * vectors) * vectors } else { TILE / width };
+    joined.min(TILE / width).min(rows).max(1)
 }
 
 impl<C: Compute> Stretch<C> for Columns<C> {

@@ -82,6 +82,12 @@ pub trait Element: sealed::Sealed + Copy + Default + PartialEq + Send + Sync + s
     fn in_order<S: Isa<Self::Compute>>(isa: S, v: S::V) -> S::V {
         if Self::DTYPE == DType::Bf16 { isa.in_order(v) } else { v }
     }
+    /// Lanes in order as `load_split` has them.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn split<S: Isa<Self::Compute>>(isa: S, v: S::V) -> S::V {
+        if Self::DTYPE == DType::Bf16 { isa.split(v) } else { v }
+    }
     /// Rounded to this type and widened again.
     #[doc(hidden)]
     #[inline(always)]
@@ -146,10 +152,13 @@ pub trait Compute:
     fn finite(self) -> bool;
     #[doc(hidden)]
     fn nan(self) -> bool;
+    /// The same value; of NaN one that `store_split` takes.
+    #[doc(hidden)]
+    fn quiet(self) -> Self;
     #[doc(hidden)]
     fn stats(stats: StatsMut<'_>) -> Option<&mut [Stats<Self>]>;
     #[doc(hidden)]
-    fn saved<'a>(stats: &StatsRef<'a>) -> Option<&'a [Stats<Self>]>;
+    fn saved(stats: StatsRef<'_>) -> Option<&[Stats<Self>]>;
     #[doc(hidden)]
     fn enter<K: Kernel<Self>>(level: Level, kernel: K) -> K::Output;
 }
@@ -287,10 +296,14 @@ macro_rules! compute {
             fn nan(self) -> bool {
                 self.is_nan()
             }
+            #[inline(always)]
+            fn quiet(self) -> Self {
+                if self.is_nan() { $type::NAN } else { self }
+            }
             fn stats(stats: StatsMut<'_>) -> Option<&mut [Stats<Self>]> {
                 if let StatsMut::$variant(stats) = stats { Some(stats) } else { None }
             }
-            fn saved<'a>(stats: &StatsRef<'a>) -> Option<&'a [Stats<Self>]> {
+            fn saved(stats: StatsRef<'_>) -> Option<&[Stats<Self>]> {
                 if let StatsRef::$variant(stats) = stats { Some(stats) } else { None }
             }
             #[inline(always)]

@@ -90,7 +90,9 @@ pub enum Error {
         most: usize,
     },
     /// A span of rows that overlaps the one before it, ends before it starts, or leaves the tensor.
-    #[error("span {index} is rows {found:?}, expected a range within rows {after}..{rows}: spans rise and do not overlap")]
+    #[error(
+        "span {index} is rows {found:?}, expected a range within rows {after}..{rows}: spans rise and do not overlap"
+    )]
     Span {
         /// Which span.
         index: usize,

@@ -1,6 +1,7 @@
 //! GroupNorm: each sample's channels in groups, each group with its mean taken off, divided by its standard
 //! deviation. InstanceNorm: every channel a group.
 
+use crate::backward::{PlaneBackwardIo, backward_groups};
 use crate::channels::Task;
 use crate::channels_last::ChannelsLast;
 use crate::element::{Compute, Element, with_element};
@@ -151,32 +152,86 @@ impl<'a> GroupNorm<'a> {
     /// In place, saving statistics: whatever `io` says.
     pub fn apply(&self, io: PlaneIo<'_>) -> Result<(), Error> {
         let (groups, channels, dtype) = (self.groups, self.channels, io.dtype());
-        if groups > channels || channels.checked_rem(groups).unwrap_or(channels) != 0 {
-            return Err(Error::Groups { groups, channels });
-        }
+        self.check_groups()?;
         let shape = io.shape(channels)?;
         self.params.check(channels, "channel", dtype)?;
         io.check_stats(shape.samples * groups, "group of each sample")?;
         with_element!(dtype, T => self.apply_typed::<T>(shape, io))
     }
 
-    fn apply_typed<T: Element>(&self, mut shape: Shape, io: PlaneIo<'_>) -> Result<(), Error> {
-        let GroupNorm { groups, eps, params, cpu, .. } = *self;
-        let level = cpu.chosen_level()?;
-        let eps = {
-            let _env = FloatEnv::standard();
-            eps.rounded::<T::Compute>()?
-        };
+    /// The gradients of x, and of weight and bias where `io` asks for them.
+    ///
+    /// ```text
+    /// g[n,c,s]   = dy[n,c,s] * w[c]
+    /// dx[n,c,s]  = (g[n,c,s] - mean(g) - x_hat[n,c,s] * mean(g * x_hat)) / sqrt(var[n,g] + eps)
+    /// dweight[c] = sum over n, s of dy[n,c,s] * x_hat[n,c,s]
+    /// dbias[c]   = sum over n, s of dy[n,c,s]
+    /// ```
+    ///
+    /// `w` is the weight with its offset, the means are over the group; with eps outside the root the last one has the
+    /// factor (root + eps) / root. Sums are in the compute type and in a fixed order, and rounded once. The same bits on
+    /// every CPU, thread count and layout, with saved statistics and without.
+    ///
+    /// ```
+    /// use isonorm::{GroupNorm, PlaneBackwardIo, Planes, PlanesMut};
+    /// let (x, dy) = ([1.0f32, 3.0, 1.0, 3.0], [1.0f32, 1.0, 2.0, 0.0]); // one sample, 4 channels
+    /// let (mut dx, mut dweight) = ([0.0f32; 4], [0.0f32; 4]);
+    /// let planes = |data| Planes::channels_first(data, 4, 1);
+    /// let io = PlaneBackwardIo::new(planes(&x), planes(&dy), PlanesMut::channels_first(&mut dx, 4, 1));
+    /// GroupNorm::new(1, 4).eps(0.0).backward(io.dweight(&mut dweight))?;
+    /// assert_eq!(dx, [-0.5, 0.5, 0.5, -0.5]);
+    /// assert_eq!(dweight, [-1.0, 1.0, -2.0, 0.0]);
+    /// # Ok::<(), isonorm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`] where lengths, types, layouts or options do not fit one another; nothing is written then.
+    pub fn backward(&self, io: PlaneBackwardIo<'_>) -> Result<(), Error> {
+        let (groups, channels, dtype) = (self.groups, self.channels, io.dtype());
+        self.check_groups()?;
+        let shape = io.shape(channels)?;
+        self.params.check(channels, "channel", dtype)?;
+        io.check(channels, shape.samples * groups, "group of each sample")?;
+        with_element!(dtype, T => self.backward_typed::<T>(shape, io))
+    }
+
+    fn check_groups(&self) -> Result<(), Error> {
+        let GroupNorm { groups, channels, .. } = *self;
+        let is_divisor = groups <= channels && channels.checked_rem(groups).unwrap_or(channels) == 0;
+        if is_divisor { Ok(()) } else { Err(Error::Groups { groups, channels }) }
+    }
+
+    /// What a call computes, with a stream where nothing is done in place.
+    fn task<T: Element>(&self, mut shape: Shape, in_place: bool) -> Result<Task<'a, T::Compute>, Error> {
+        let (level, params) = (self.cpu.chosen_level()?, self.params);
+        let _env = FloatEnv::standard();
+        let eps = self.eps.rounded::<T::Compute>()?;
+        // A group of the only position, or of all that one channel has, is contiguous in either layout.
+        shape.last &= shape.spatial > 1 && shape.channels > 1;
+        let stream = !(in_place || shape.is_empty()) && threads::is_beyond_the_caches(shape.bytes(size_of::<T>()) / 2);
+        Ok(Task { level, shape, eps, params, stream, rounded: None })
+    }
+
+    fn backward_typed<T: Element>(&self, shape: Shape, mut io: PlaneBackwardIo<'_>) -> Result<(), Error> {
+        let task = Task { rounded: io.rounded(), ..self.task::<T>(shape, io.dy.is_none())? };
+        if shape.is_empty() {
+            io.gradients.clear();
+        } else {
+            backward_groups::<T>(task, &self.cpu, self.groups, io);
+        }
+        Ok(())
+    }
+
+    fn apply_typed<T: Element>(&self, shape: Shape, io: PlaneIo<'_>) -> Result<(), Error> {
+        let GroupNorm { groups, cpu, .. } = *self;
+        let task = self.task::<T>(shape, io.x.is_none())?;
         if shape.is_empty() {
             return Ok(());
         }
-        let per = shape.channels / groups;
-        // A group of the only position, or of all that one channel has, is contiguous in either layout.
-        shape.last &= shape.spatial > 1 && shape.channels > 1;
-        let bytes = shape.bytes(size_of::<T>());
+        let shape = task.shape;
+        let (per, bytes) = (shape.channels / groups, shape.bytes(size_of::<T>()));
         let x = io.x.and_then(|x| T::of(&x.data));
-        let stream = x.is_some() && threads::is_beyond_the_caches(bytes / 2);
-        let task = Task { level, shape, eps, params, stream };
         let stats = io.stats.and_then(T::Compute::stats);
         if shape.last {
             SamplesJob { task, cpu, per, x, y: io.y.data, stats }.start(bytes);
@@ -226,6 +281,11 @@ impl<'a> InstanceNorm<'a> {
     /// In place, saving statistics: whatever `io` says.
     pub fn apply(&self, io: PlaneIo<'_>) -> Result<(), Error> {
         self.0.apply(io)
+    }
+
+    /// The gradients: [`GroupNorm::backward`] with as many groups as channels.
+    pub fn backward(&self, io: PlaneBackwardIo<'_>) -> Result<(), Error> {
+        self.0.backward(io)
     }
 }
 

@@ -103,6 +103,11 @@ pub trait Isa<C: Compute>: Copy {
     fn in_order(self, v: Self::V) -> Self::V {
         v
     }
+    /// Lanes in their own order as `load_bf16_split` would have them.
+    #[inline(always)]
+    fn split(self, v: Self::V) -> Self::V {
+        v
+    }
     /// Each lane rounded to bf16 as by `store_bf16`, and widened again.
     #[inline(always)]
     fn round_bf16(self, v: Self::V) -> Self::V {

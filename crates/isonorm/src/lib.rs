@@ -90,8 +90,8 @@ mod tiles;
 pub use level::Level;
 pub use threads::{Cpu, Pool};
 // Tensors
+pub use backward::{BackwardIo, Mask, PlaneBackwardIo};
 pub use element::{Compute, DType, Element};
-pub use backward::{BackwardIo, Mask};
 pub use io::{Io, StatsMut, StatsRef};
 pub use planes::{PlaneIo, Planes, PlanesMut};
 pub use rows::{MAX_DIMS, Rows, RowsMut};

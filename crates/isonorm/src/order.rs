@@ -88,6 +88,12 @@ impl<'a, E: Element> Row<'a, E> {
         if n == LANES { E::load(isa, &self.chunks[at]) } else { E::load(isa, &padded(self.tail)) }
     }
 
+    /// Asks for the elements `ahead` of whole chunk `at`.
+    #[inline(always)]
+    pub(crate) fn ask<S: Isa<E::Compute>>(&self, isa: S, at: usize, ahead: isize) {
+        isa.prefetch_second(&self.chunks[at], ahead);
+    }
+
     /// Chunk `at`; where it is whole and `split`, its lanes as `E::load_split` has them.
     #[inline(always)]
     pub(crate) fn read_as<S: Isa<E::Compute>>(&self, isa: S, at: usize, n: usize, split: bool) -> S::V {
@@ -152,6 +158,38 @@ where
         tree.push(isa, last_leaf(isa, terms, whole, len - whole * LEAF), 0);
     }
     tree.finish(isa)
+}
+
+/// Elements of a tile of [`reduce_tiles`]: whole leaves, of which a power of two is a node of the tree.
+pub(crate) const TILE: usize = LEAF << TILE_LEVEL;
+const TILE_LEVEL: u32 = 3;
+
+/// What is summed where elements have to be brought together first, tile by tile.
+pub(crate) trait Tiles<C: Compute, const K: usize> {
+    /// The root of the tree over the elements `from..from + n`, at most [`TILE`].
+    fn root<S: Isa<C>>(&self, isa: S, from: usize, n: usize) -> [S::V; K];
+}
+
+/// As [`reduce`].
+#[inline(always)]
+pub(crate) fn reduce_tiles<C, S, T, const K: usize>(isa: S, tiles: &T, len: usize) -> [C; K]
+where
+    C: Compute,
+    S: Isa<C>,
+    T: Tiles<C, K>,
+{
+    let mut tree = Tree::new();
+    let mut from = 0;
+    while from < len {
+        tree.push(isa, tiles.root(isa, from, TILE.min(len - from)), TILE_LEVEL);
+        from += TILE;
+    }
+    let lanes = tree.finish(isa);
+    let mut sums = [C::ZERO; K];
+    for k in 0..K {
+        sums[k] = isa.first(fold(isa, lanes[k]));
+    }
+    sums
 }
 
 #[inline(always)]

@@ -14,18 +14,18 @@ use crate::slice::{Slice, SliceMut};
 #[derive(Clone, Copy, Debug)]
 pub struct Planes<'a> {
     pub(crate) data: Slice<'a>,
-    layout: Layout,
+    pub(crate) layout: Layout,
 }
 
 /// A tensor `[samples, channels, spatial]` that is written.
 #[derive(Debug)]
 pub struct PlanesMut<'a> {
     pub(crate) data: SliceMut<'a>,
-    layout: Layout,
+    pub(crate) layout: Layout,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Layout {
+pub(crate) struct Layout {
     channels: usize,
     spatial: usize,
     last: bool,
@@ -98,17 +98,7 @@ impl<'a> PlaneIo<'a> {
         let (y_layout, y_len) = (self.y.layout, self.y.data.len());
         let Some(x) = self.x else { return Shape::new("x", y_layout, y_len, channels) };
         let shape = Shape::new("x", x.layout, x.data.len(), channels)?;
-        let y = Shape::new("y", y_layout, y_len, channels)?;
-        if y.lens() != shape.lens() {
-            let (expected, found) = (shape.lens().to_vec(), y.lens().to_vec());
-            return Err(Error::Shape { name: "y", like: "x", expected, found });
-        }
-        let is_ambiguous = shape.channels == 1 || shape.spatial == 1 || shape.is_empty();
-        if x.layout.last != y_layout.last && !is_ambiguous {
-            let name = |last| if last { "channels last" } else { "channels first" };
-            let (expected, found) = (name(x.layout.last), name(y_layout.last));
-            return Err(Error::Layout { name: "y", like: "x", expected, found });
-        }
+        shape.check_same(x.layout, "y", y_layout, y_len)?;
         check_type("y", self.y.data.dtype(), x.data.dtype())?;
         Ok(shape)
     }
@@ -120,15 +110,25 @@ impl<'a> PlaneIo<'a> {
             Some(StatsMut::F32(stats)) => (DType::F32, stats.len()),
             Some(StatsMut::F64(stats)) => (DType::F64, stats.len()),
         };
-        let expected_type = if self.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-        if found_type != expected_type {
-            return Err(Error::TypeIsNot { name: "stats", found: found_type, expected: expected_type });
-        }
-        if found != expected {
-            return Err(Error::ParameterLen { name: "stats", per, expected, found });
-        }
-        Ok(())
+        check_saved(self.dtype(), (found_type, found), expected, per)
     }
+}
+
+/// The type and number of saved statistics, for an x of type `x`.
+pub(crate) fn check_saved(
+    x: DType,
+    (found_type, found): (DType, usize),
+    expected: usize,
+    per: &'static str,
+) -> Result<(), Error> {
+    let expected_type = if x == DType::F64 { DType::F64 } else { DType::F32 };
+    if found_type != expected_type {
+        return Err(Error::TypeIsNot { name: "stats", found: found_type, expected: expected_type });
+    }
+    if found != expected {
+        return Err(Error::ParameterLen { name: "stats", per, expected, found });
+    }
+    Ok(())
 }
 
 /// The logical shape of a call, and which axis is innermost in memory.
@@ -142,7 +142,7 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    fn new(name: &'static str, layout: Layout, len: usize, channels: usize) -> Result<Self, Error> {
+    pub(crate) fn new(name: &'static str, layout: Layout, len: usize, channels: usize) -> Result<Self, Error> {
         let size = layout.channels.saturating_mul(layout.spatial);
         if size == 0 && len > 0 {
             return Err(Error::Zero { name: if layout.channels == 0 { "channels" } else { "spatial" } });
@@ -157,6 +157,22 @@ impl Shape {
             return Err(Error::Shape { name, like: "the norm", expected, found: shape.lens().to_vec() });
         }
         Ok(shape)
+    }
+
+    /// Refuses a tensor whose shape or layout is not x's.
+    pub(crate) fn check_same(&self, x: Layout, name: &'static str, layout: Layout, len: usize) -> Result<(), Error> {
+        let other = Shape::new(name, layout, len, self.channels)?;
+        if other.lens() != self.lens() {
+            let (expected, found) = (self.lens().to_vec(), other.lens().to_vec());
+            return Err(Error::Shape { name, like: "x", expected, found });
+        }
+        let is_ambiguous = self.channels == 1 || self.spatial == 1 || self.is_empty();
+        if x.last != layout.last && !is_ambiguous {
+            let name_of = |last| if last { "channels last" } else { "channels first" };
+            let (expected, found) = (name_of(x.last), name_of(layout.last));
+            return Err(Error::Layout { name, like: "x", expected, found });
+        }
+        Ok(())
     }
 
     fn lens(&self) -> [usize; 3] {

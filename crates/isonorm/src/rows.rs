@@ -110,6 +110,13 @@ pub(crate) struct RunMut<'a, T> {
 }
 
 impl<'a, T> Run<'a, T> {
+    /// Elements `at..at + 32` of row `i` of the run.
+    #[inline(always)]
+    pub(crate) fn chunk(&self, i: usize, at: usize) -> &'a [T; LANES] {
+        let start = self.start.wrapping_add_signed(i as isize * self.stride) + at;
+        &self.data[start..start + LANES].as_chunks().0[0]
+    }
+
     /// The first `hidden` elements of row `i` of the run.
     #[inline(always)]
     pub(crate) fn row(&self, i: usize, hidden: usize) -> &'a [T] {
@@ -121,14 +128,6 @@ impl<'a, T> Run<'a, T> {
     /// One row.
     pub(crate) fn one(data: &'a [T]) -> Self {
         Run { data, start: 0, stride: 0 }
-    }
-
-    /// Elements `at..at + 32` of row `i` of the run.
-    #[inline(always)]
-    pub(crate) fn chunk(&self, i: usize, at: usize) -> &'a [T; LANES] {
-        let start = self.start.wrapping_add_signed(i as isize * self.stride) + at;
-        let (chunk, _) = self.data[start..start + LANES].as_chunks();
-        &chunk[0]
     }
 }
 
@@ -142,17 +141,26 @@ impl<'a, T> RunMut<'a, T> {
     #[inline(always)]
     pub(crate) fn chunk_mut(&mut self, i: usize, at: usize) -> &mut [T; LANES] {
         let start = self.start.wrapping_add_signed(i as isize * self.stride) + at;
-        let (chunk, _) = self.data[start..start + LANES].as_chunks_mut();
-        &mut chunk[0]
+        &mut self.data[start..start + LANES].as_chunks_mut().0[0]
     }
 
-    /// Elements before the first cache line that begins in a row, where that is the same in every row.
+    /// Rows `i..i + M` of the run, which has to be nested where M is more than 1.
     #[inline(always)]
-    pub(crate) fn lead(&self, line: usize) -> Option<usize> {
-        let is_same = (self.stride * size_of::<T>() as isize).unsigned_abs().is_multiple_of(line);
-        is_same.then(|| self.data[self.start..].as_ptr().align_offset(line))
+    pub(crate) fn rows_mut<const M: usize>(&mut self, i: usize, hidden: usize) -> [&mut [T]; M] {
+        let mut rest = &mut self.data[self.start.wrapping_add_signed(i as isize * self.stride)..];
+        std::array::from_fn(|r| {
+            let at = if r == 0 { 0 } else { self.stride as usize - hidden };
+            let (row, others) = std::mem::take(&mut rest)[at..].split_at_mut(hidden);
+            rest = others;
+            row
+        })
     }
 
+    /// Whether rows of `hidden` elements follow one another.
+    #[inline(always)]
+    pub(crate) fn is_nested(&self, hidden: usize) -> bool {
+        self.stride >= hidden as isize
+    }
 
     /// The first `hidden` elements of row `i` of the run.
     #[inline(always)]

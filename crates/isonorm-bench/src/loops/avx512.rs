@@ -5,14 +5,17 @@ use std::{mem, ptr};
 
 use half::bf16;
 
+use super::Backward;
 use crate::cells::EPS;
+use crate::memory::Line;
 
 /// Elements of one vector of f32.
 const WIDTH: usize = 16;
 /// Vectors of a step, and sums in flight.
 const STEP: usize = 8;
 
-type Step = [[f32; WIDTH]; STEP];
+type Vector = [f32; WIDTH];
+type Step = [Vector; STEP];
 /// Two vectors' worth, in one vector's bytes.
 type Pair = [bf16; 2 * WIDTH];
 
@@ -94,6 +97,42 @@ pub(super) fn layer_norm_corrected(x: &[f32], w: &[f32], b: &[f32], y: &mut [f32
     }
 }
 
+/// Row by row: a sum, then dx and the row's terms of dweight while it is in the nearest caches and
+/// the next row is asked for.
+#[target_feature(enable = "avx512f")]
+pub(super) fn rms_norm_backward<const NON_TEMPORAL: bool>(tensors: Backward<'_>) {
+    let Backward { x, dy, w, rstd, dx, dweight } = tensors;
+    let n = w.len();
+    dweight.fill(0.0);
+    let dx: &mut [Line] = bytemuck::cast_slice_mut(dx);
+    for (r, dx) in dx.chunks_exact_mut(n / WIDTH).enumerate() {
+        let (x, dy, rstd) = (&x[r * n..][..n], &dy[r * n..][..n], rstd[r]);
+        let mut sums = [_mm512_setzero_ps(); STEP];
+        for ((x, dy), w) in steps(x).iter().zip(steps(dy)).zip(steps(w)) {
+            for (((sum, x), dy), w) in sums.iter_mut().zip(load(x)).zip(load(dy)).zip(load(w)) {
+                *sum = _mm512_fmadd_ps(_mm512_mul_ps(dy, w), x, *sum);
+            }
+        }
+        let c = _mm512_set1_ps(total(sums) * rstd / n as f32);
+        let rstd = _mm512_set1_ps(rstd);
+        let inputs = vectors(x).iter().zip(vectors(dy)).zip(vectors(w));
+        let outputs = dx.iter_mut().zip(vectors_mut(dweight));
+        for ((dx, dweight), ((x, dy), w)) in outputs.zip(inputs) {
+            ask_for(x, n);
+            ask_for(dy, n);
+            let dy = load_vector(dy);
+            let x_hat = _mm512_mul_ps(load_vector(x), rstd);
+            let g = _mm512_mul_ps(dy, load_vector(w));
+            let sum = _mm512_fmadd_ps(dy, x_hat, load_vector(dweight));
+            store_vector(dweight, sum);
+            store_line::<NON_TEMPORAL>(dx, _mm512_mul_ps(_mm512_fnmadd_ps(x_hat, c, g), rstd));
+        }
+    }
+    if NON_TEMPORAL {
+        _mm_sfence();
+    }
+}
+
 /// Even and odd elements apart, rounded to nearest even by integer arithmetic.
 #[target_feature(enable = "avx512f")]
 pub(super) fn rms_norm_bf16(x: &[bf16], w: &[bf16], y: &mut [bf16]) {
@@ -168,22 +207,59 @@ fn pairs_mut(y: &mut [bf16]) -> &mut [Pair] {
     y.as_chunks_mut().0
 }
 
+fn vectors(x: &[f32]) -> &[Vector] {
+    x.as_chunks().0
+}
+
+fn vectors_mut(y: &mut [f32]) -> &mut [Vector] {
+    y.as_chunks_mut().0
+}
+
 #[target_feature(enable = "avx512f")]
 fn load(x: &Step) -> [__m512; STEP] {
     let mut vectors = [_mm512_setzero_ps(); STEP];
     for (vector, x) in vectors.iter_mut().zip(x) {
-        // SAFETY: `x` is 64 readable bytes; the load needs no alignment.
-        *vector = unsafe { _mm512_loadu_ps(x.as_ptr()) };
+        *vector = load_vector(x);
     }
     vectors
 }
 
 #[target_feature(enable = "avx512f")]
+fn load_vector(x: &Vector) -> __m512 {
+    // SAFETY: `x` is 64 readable bytes; the load needs no alignment.
+    unsafe { _mm512_loadu_ps(x.as_ptr()) }
+}
+
+#[target_feature(enable = "avx512f")]
 fn store(y: &mut Step, vectors: [__m512; STEP]) {
     for (y, vector) in y.iter_mut().zip(vectors) {
-        // SAFETY: `y` is 64 writable bytes; the store needs no alignment.
-        unsafe { _mm512_storeu_ps(y.as_mut_ptr(), vector) };
+        store_vector(y, vector);
     }
+}
+
+#[target_feature(enable = "avx512f")]
+fn store_vector(y: &mut Vector, vector: __m512) {
+    // SAFETY: `y` is 64 writable bytes; the store needs no alignment.
+    unsafe { _mm512_storeu_ps(y.as_mut_ptr(), vector) };
+}
+
+#[target_feature(enable = "avx512f")]
+fn store_line<const NON_TEMPORAL: bool>(y: &mut Line, vector: __m512) {
+    let y: *mut f32 = ptr::from_mut(y).cast();
+    if NON_TEMPORAL {
+        // SAFETY: `y` is a line: 64 writable bytes on a 64-byte boundary. The caller fences.
+        unsafe { _mm512_stream_ps(y, vector) };
+    } else {
+        // SAFETY: as above.
+        unsafe { _mm512_store_ps(y, vector) };
+    }
+}
+
+/// Asks for what lies `ahead` elements after `x`.
+fn ask_for(x: &Vector, ahead: usize) {
+    let soon = x.as_ptr().wrapping_add(ahead);
+    // SAFETY: asking for a line reads nothing, and of an address without memory it does nothing.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(soon.cast()) };
 }
 
 #[target_feature(enable = "avx512f")]

@@ -11,7 +11,7 @@ use half::bf16;
 
 use super::Peer;
 use crate::cells::{Cell, Dtype, EPS, Op};
-use crate::memory::{Buffer, Inputs, Outputs};
+use crate::memory::{Buffer, Inputs, Outputs, Results};
 
 struct Burn {
     /// The result and, where there is one, the sum.
@@ -35,6 +35,7 @@ pub(super) fn prepare<'a>(cell: &Cell, inputs: &'a Inputs, _threads: usize) -> O
                 (norm.forward(sum.clone()), Some(sum))
             })
         }
+        Op::BatchNormTrain => return None,
         Op::LayerNorm => Box::new(move || (module::layer_norm(x.clone(), weight.clone(), bias.clone(), eps), None)),
         Op::BatchNormEval => {
             let planes = x.reshape([cell.rows / cell.params, cell.params, cell.hidden]);
@@ -54,22 +55,34 @@ impl Peer for Burn {
         drop(black_box((self.forward)()));
     }
 
-    fn result(&mut self, _outputs: &mut Outputs) -> Vec<f32> {
+    fn result(&mut self, _outputs: &mut Outputs) -> Results {
         let (y, _) = (self.forward)();
-        y.cast(DType::F32).into_data().try_to_vec().expect("cast to f32 just now")
+        Results::forward(to_vec(y))
     }
 }
 
+pub(super) fn to_vec<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.cast(DType::F32).into_data().try_to_vec().expect("cast to f32 just now")
+}
+
 fn tensor<const D: usize>(dtype: Dtype, buffer: &Buffer, shape: [usize; D]) -> Tensor<D> {
-    let device = Device::flex();
+    tensor_on(&Device::flex(), dtype, buffer, shape)
+}
+
+pub(super) fn tensor_on<const D: usize>(
+    device: &Device,
+    dtype: Dtype,
+    buffer: &Buffer,
+    shape: [usize; D],
+) -> Tensor<D> {
     match dtype {
         Dtype::F32 => {
             let data = TensorData::new(buffer.as_slice::<f32>().to_vec(), shape);
-            Tensor::from_data(data, (&device, DType::F32))
+            Tensor::from_data(data, (device, DType::F32))
         }
         Dtype::Bf16 => {
             let data = TensorData::new(buffer.as_slice::<bf16>().to_vec(), shape);
-            Tensor::from_data(data, (&device, DType::BF16))
+            Tensor::from_data(data, (device, DType::BF16))
         }
     }
 }

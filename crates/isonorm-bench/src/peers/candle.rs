@@ -7,7 +7,7 @@ use half::bf16;
 
 use super::Peer;
 use crate::cells::{Cell, Dtype, EPS, Op};
-use crate::memory::{Buffer, Inputs, Outputs};
+use crate::memory::{Buffer, Inputs, Outputs, Results};
 
 struct Candle {
     op: Op,
@@ -33,7 +33,7 @@ impl Candle {
         let weight = vector(&inputs.weight)?;
         let (mut residual, mut bias, mut batch_norm) = (None, None, None);
         match cell.op {
-            Op::RmsNorm => {}
+            Op::RmsNorm | Op::BatchNormTrain => {}
             Op::AddRmsNorm => residual = Some(tensor(cell.dtype, &inputs.residual, &shape)?),
             Op::LayerNorm => bias = Some(vector(&inputs.bias)?),
             Op::BatchNormEval => {
@@ -66,14 +66,17 @@ impl Peer for Candle {
         drop(std::hint::black_box(self.forward()).expect("checked before timing"));
     }
 
-    fn result(&mut self, _outputs: &mut Outputs) -> Vec<f32> {
-        self.forward()
-            .and_then(|(y, _)| y.to_dtype(DType::F32)?.flatten_all()?.to_vec1())
-            .expect("candle has this operation")
+    fn result(&mut self, _outputs: &mut Outputs) -> Results {
+        let y = self.forward().and_then(|(y, _)| to_vec(&y));
+        Results::forward(y.expect("candle has this operation"))
     }
 }
 
-fn tensor(dtype: Dtype, buffer: &Buffer, shape: &[usize]) -> Result<Tensor> {
+pub(super) fn to_vec(tensor: &Tensor) -> Result<Vec<f32>> {
+    tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+}
+
+pub(super) fn tensor(dtype: Dtype, buffer: &Buffer, shape: &[usize]) -> Result<Tensor> {
     match dtype {
         Dtype::F32 => Tensor::from_slice(buffer.as_slice::<f32>(), shape, &Device::Cpu),
         Dtype::Bf16 => Tensor::from_slice(buffer.as_slice::<bf16>(), shape, &Device::Cpu),

@@ -85,7 +85,8 @@ mod tests {
     fn every_row_comes_once_with_its_own_number_whatever_the_threads() {
         let mut cell = CELLS[3];
         (cell.rows, cell.hidden, cell.params) = (7, 16, 16);
-        let (inputs, mut outputs) = (Inputs::new(&cell), Outputs::new(&cell));
+        let inputs = Inputs::new(&cell);
+        let mut outputs = Outputs::new(&cell, &inputs);
         for threads in 1..9 {
             outputs.scrub();
             Part::all_in_place(cell.rows, &inputs, &mut outputs).for_each(threads, &|row| {

@@ -11,7 +11,7 @@ use rten_vecmath::{Normalize, NormalizeOptions, Sum, SumSquare, SumSquareSub};
 use super::Peer;
 use super::parts::{Part, Row};
 use crate::cells::{Cell, Dtype, EPS, Op};
-use crate::memory::{Inputs, Line, Outputs};
+use crate::memory::{Inputs, Line, Outputs, Results};
 
 struct Rten<'a> {
     cell: Cell,
@@ -33,14 +33,14 @@ impl Peer for Rten<'_> {
         self.run(outputs, threads, |inputs, row| _ = normalize(op, inputs, row));
     }
 
-    fn result(&mut self, outputs: &mut Outputs) -> Vec<f32> {
+    fn result(&mut self, outputs: &mut Outputs) -> Results {
         let op = self.cell.op;
         let rows = std::sync::Mutex::new(Vec::with_capacity(self.cell.len()));
         self.run(outputs, 1, |inputs, row| {
             let y = normalize(op, inputs, row);
             rows.lock().expect("one thread").extend_from_slice(y);
         });
-        rows.into_inner().expect("one thread")
+        Results::forward(rows.into_inner().expect("one thread"))
     }
 }
 
@@ -83,6 +83,7 @@ fn normalize<'y>(op: Op, inputs: &Inputs, row: Row<'y, MaybeUninit<f32>>) -> &'y
             };
             Normalize::new(row.x, row.y, options).dispatch()
         }
+        Op::BatchNormTrain => unreachable!("not for inference"),
         Op::BatchNormEval => {
             let channel = row.number % weight.len();
             let at = |values: &[f32]| values[channel];

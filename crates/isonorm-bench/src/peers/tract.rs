@@ -15,7 +15,7 @@ use tract_linalg::unicast::{Unicast, UnicastImpl};
 use super::Peer;
 use super::parts::{Part, Row};
 use crate::cells::{Cell, Dtype, EPS, Op};
-use crate::memory::{Inputs, Outputs};
+use crate::memory::{Inputs, Outputs, Results};
 
 struct Tract<'a> {
     cell: Cell,
@@ -54,9 +54,9 @@ impl Peer for Tract<'_> {
         });
     }
 
-    fn result(&mut self, outputs: &mut Outputs) -> Vec<f32> {
+    fn result(&mut self, outputs: &mut Outputs) -> Results {
         self.call(outputs);
-        outputs.y.to_f32()
+        outputs.results()
     }
 }
 
@@ -77,6 +77,7 @@ impl Tract<'_> {
                 shift.run_with_params(y, -sum.run(row.x)? / row.x.len() as f32)?;
                 rms_norm(y, EPS);
             }
+            Op::BatchNormTrain => unreachable!("not for inference"),
             Op::BatchNormEval => {
                 let channel = row.number % weight.len();
                 let at = |values: &[f32]| values[channel];

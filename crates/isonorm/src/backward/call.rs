@@ -1,9 +1,9 @@
 //! A backward call over rows: the checks before anything is written, and the end of the sums.
 
-use std::borrow::Cow;
 use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};
 
+use crate::backward::correlate::SplitWeight;
 use crate::backward::io::BackwardIo;
 use crate::backward::rows::{BackwardJob, Plan};
 use crate::backward::spans::Spans;
@@ -13,9 +13,10 @@ use crate::error::Error;
 use crate::forward::{Reach, RowNorm, Task};
 use crate::grid::{Place, Sequence, Walks};
 use crate::isa::float_env::FloatEnv;
+use crate::level::Level;
 use crate::order::{Kind, Order, Sums};
-use crate::partial::Partial;
 use crate::params::{check_param, check_type, narrow_slice};
+use crate::partial::Partial;
 use crate::rows::{AnyIn, AnyOut, In};
 use crate::slice::SliceMut;
 use crate::threads;
@@ -70,8 +71,10 @@ impl Call<'_> {
     ) -> Result<(), Error> {
         let (hidden, rows) = (self.hidden, walks.grid.rows);
         let bytes = rows.saturating_mul(hidden).saturating_mul(size_of::<T>());
-        let task = Task { call: self, level: self.cpu.chosen_level()?, eps: self.eps.rounded()?, reach: Reach::of(bytes) };
-        let weight = self.wide_weight::<T::Compute>();
+        let (level, eps) = (self.cpu.chosen_level()?, self.eps.rounded()?);
+        let task = Task { call: self, level, eps, reach: Reach::of(bytes) };
+        let is_empty = rows == 0 || hidden == 0;
+        let [weight, split_weight] = if is_empty { [vec![], vec![]] } else { self.wide_weight::<T>(level) };
         let kind = match (io.partial.is_some(), io.dweight.is_some(), io.dbias.is_some()) {
             (true, ..) | (_, true, true) => Some(Kind::Both),
             (_, true, false) => Some(Kind::Dot),
@@ -87,8 +90,9 @@ impl Call<'_> {
         let finished = Mutex::new(Vec::new());
         let base = sums.as_ref().map_or(0, Sums::end);
         let past = task.reach == Reach::Past && io.dy.is_some() && io.dresidual.is_none() && io.dr.is_none();
-        let plan = Plan { task, weight: &weight, spans, base, kind, past, finished: &finished };
-        if rows > 0 && hidden > 0 {
+        let plan =
+            Plan { task, weight: &weight, split_weight: &split_weight, spans, base, kind, past, finished: &finished };
+        if !is_empty {
             let place = |i: usize| Place::new(&walks.grid, &walks.each[i], if i == 5 { 1 } else { hidden });
             let job = BackwardJob::<N, T> {
                 norm: PhantomData,
@@ -99,7 +103,7 @@ impl Call<'_> {
                 dx: AnyOut::new(io.dx.data, place(0)),
                 dresidual: io.dresidual.map(|from| from.map(|from| AnyIn::new(from.data, place(3)))),
                 dr: io.dr.map(|dr| AnyOut::new(dr.data, place(4))),
-                stats: io.stats.and_then(|stats| T::Compute::saved(&stats)).map(|stats| In::new(stats, place(5))),
+                stats: io.stats.and_then(|stats| T::Compute::saved(stats)).map(|stats| In::new(stats, place(5))),
                 sums,
             };
             threads::run(&self.cpu, job, bytes.saturating_mul(3));
@@ -116,17 +120,14 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// The weight in the compute type, offset added; ones where there is none.
-    fn wide_weight<C: Compute>(&self) -> Cow<'_, [C]> {
+    /// The weight in the compute type, offset added, ones where there is none; in order, and as `T::load_split` has
+    /// lanes.
+    fn wide_weight<T: Element>(&self, level: Level) -> [Vec<T::Compute>; 2] {
         let _env = FloatEnv::standard();
-        if let Some(weight) = self.params.weight.as_ref().and_then(C::of)
-            && C::from_f64(self.params.offset) == C::ZERO
-        {
-            return Cow::Borrowed(weight);
-        }
-        let mut weight = vec![C::ZERO; self.hidden];
+        let [mut weight, mut split] = [(); 2].map(|()| vec![T::Compute::ZERO; self.hidden]);
         self.params.widen_weight(0, &mut weight);
-        Cow::Owned(weight)
+        T::Compute::enter(level, SplitWeight::<T> { from: &mut weight, split: &mut split });
+        [weight, split]
     }
 }
 

@@ -18,7 +18,8 @@ use std::sync::{Mutex, PoisonError};
 use arrayvec::ArrayVec;
 
 use crate::apply::Fence;
-use crate::backward::kernel::{Correlate, Gradients, Leaf, Slope, Way};
+use crate::backward::correlate::{Correlate, Slope};
+use crate::backward::gradients::{Gradients, Leaf, Way};
 use crate::backward::spans::Spans;
 use crate::backward::wide::Wide;
 use crate::element::{Compute, Element, with_element};
@@ -34,7 +35,7 @@ use crate::stats::Stats;
 use crate::threads::Job;
 
 /// Bytes of x in a block of rows, which is read twice or three times.
-const BLOCK_BYTES: usize = 16 << 10;
+const BLOCK_BYTES: usize = 64 << 10;
 
 /// What one call computes, apart from where.
 #[derive(Clone, Copy)]
@@ -42,6 +43,8 @@ pub(crate) struct Plan<'a, C> {
     pub(crate) task: Task<'a, C>,
     /// The weight in the compute type, offset added; ones where there is none.
     pub(crate) weight: &'a [C],
+    /// The same with the lanes of whole chunks as `T::load_split` has them.
+    pub(crate) split_weight: &'a [C],
     pub(crate) spans: &'a Spans,
     /// The batch's first row among all that are summed, and what is summed.
     pub(crate) base: usize,
@@ -236,16 +239,17 @@ impl<T: Element> Block<'_, T> {
         leaf: Leaf<'_, T::Compute>,
         ahead: Option<usize>,
     ) {
-        let (Plan { task, weight, past, .. }, first, norm) = (*self.plan, self.first, PhantomData::<(N, R)>);
-        let (hidden, measured, eps) = (task.hidden(), task.measured(), task.eps);
+        let (Plan { task, weight, split_weight, past, .. }, first) = (*self.plan, self.first);
+        let (hidden, measured, eps, norm) = (task.hidden(), task.measured(), task.eps, PhantomData::<(N, R)>);
         let (x, level) = (self.x.run(first), task.level);
-        let dy = self.dy.unwrap_or(self.dx.as_in()).run(first);
-        T::Compute::enter(level, Correlate { hidden, measured, eps, x, dy, weight, rows: slopes, norm });
-        let is_near = task.reach == Reach::Near;
-        let ahead = ahead.filter(|_| !is_near).zip(self.dy);
-        let ahead = ahead.map(|(soon, dy)| [self.x.distance(first, soon), dy.distance(first, soon)]);
+        let soon = ahead.filter(|_| task.reach != Reach::Near);
+        // dy is asked for while sums are taken and x while dx is written, so that memory always has work.
+        let from = self.dy.unwrap_or(self.dx.as_in());
+        let (dy, ahead) = (from.run(first), soon.map(|soon| from.distance(first, soon)));
+        let correlate = Correlate { hidden, measured, eps, x, dy, weight: split_weight, ahead, rows: slopes, norm };
+        T::Compute::enter(level, correlate);
+        let way = Way { past, ahead: soon.map(|soon| self.x.distance(first, soon)) };
         let (dy, (dx, _)) = (self.dy.map(|dy| dy.run(first)), self.dx.run(first, 1));
-        let way = Way { past, ahead };
         T::Compute::enter(level, Gradients { hidden, x, dy, dx, weight, rows: slopes, leaf, way, norm });
     }
 

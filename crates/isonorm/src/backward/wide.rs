@@ -6,7 +6,8 @@ use std::marker::PhantomData;
 
 use crate::affine::Plain;
 use crate::apply::{Apply, Convert, narrow_tile};
-use crate::backward::kernel::{Correlate, Gradients, Leaf, Slope, Way};
+use crate::backward::correlate::{Correlate, Slope};
+use crate::backward::gradients::{Gradients, Leaf, Way};
 use crate::backward::rows::{BackwardJob, leaf_of};
 use crate::element::{Compute, Element};
 use crate::forward::{RowNorm, Task, measure};
@@ -15,7 +16,6 @@ use crate::order::Sums;
 use crate::params::Recipe;
 use crate::residual::widen_any;
 use crate::rows::{Run, RunMut};
-
 
 /// Room for one row of each tensor.
 pub(crate) struct Wide<C> {
@@ -88,7 +88,7 @@ impl<C: Compute> Wide<C> {
         let (hidden, measured, eps, norm) = (task.hidden(), task.measured(), task.eps, PhantomData::<(N, R)>);
         let (x, dy, level) = (Run::one(&self.x), Run::one(&self.dy), task.level);
         let rows = std::slice::from_mut(slope);
-        C::enter(level, Correlate { hidden, measured, eps, x, dy, weight, rows: &mut *rows, norm });
+        C::enter(level, Correlate { hidden, measured, eps, x, dy, weight, ahead: None, rows: &mut *rows, norm });
         let mut leaf = Leaf { dweight: None, dbias: None };
         match &mut sums {
             Some(sums) if sums.raw() > 0 => {

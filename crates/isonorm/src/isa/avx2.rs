@@ -192,6 +192,18 @@ impl Isa<f32> for Avx2 {
         }
     }
     #[inline(always)]
+    fn split(self, v: Self::V) -> Self::V {
+        let mut out = v;
+        for i in 0..2 {
+            let (low, high) = (v[2 * i], v[2 * i + 1]);
+            let even = op!(_mm256_castps_pd(_mm256_shuffle_ps::<0x88>(low, high)));
+            let odd = op!(_mm256_castps_pd(_mm256_shuffle_ps::<0xDD>(low, high)));
+            out[2 * i] = op!(_mm256_castpd_ps(_mm256_permute4x64_pd::<0xD8>(even)));
+            out[2 * i + 1] = op!(_mm256_castpd_ps(_mm256_permute4x64_pd::<0xD8>(odd)));
+        }
+        out
+    }
+    #[inline(always)]
     fn in_order(self, v: Self::V) -> Self::V {
         let mut out = v;
         for i in 0..2 {

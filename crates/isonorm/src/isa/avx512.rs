@@ -176,6 +176,12 @@ impl Isa<f32> for Avx512 {
         [op!(_mm512_permutex2var_ps(even, low, odd)), op!(_mm512_permutex2var_ps(even, high, odd))]
     }
     #[inline(always)]
+    fn split(self, [low, high]: Self::V) -> Self::V {
+        let even = op!(_mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0));
+        let odd = op!(_mm512_add_epi32(even, _mm512_set1_epi32(1)));
+        [op!(_mm512_permutex2var_ps(low, even, high)), op!(_mm512_permutex2var_ps(low, odd, high))]
+    }
+    #[inline(always)]
     fn round_bf16(self, v: Self::V) -> Self::V {
         each!(v, i => _mm512_castsi512_ps(_mm512_and_si512(round_bf16(v[i]), upper_words())))
     }

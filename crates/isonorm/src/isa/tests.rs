@@ -232,17 +232,18 @@ fn bf16_is_rounded_to_nearest_even() {
 struct Split<'a, T>(&'a [T; LANES], &'a [T; LANES]);
 
 impl<T: Narrow> Kernel<f32> for Split<'_, T> {
-    type Output = [[T; LANES]; 4];
+    type Output = [[T; LANES]; 5];
     #[inline(always)]
-    fn eval<S: Isa<f32>>(self, isa: S) -> [[T; LANES]; 4] {
-        let mut results = [[T::default(); LANES]; 4];
-        let [split, past, ordered, rounded] = &mut results;
+    fn eval<S: Isa<f32>>(self, isa: S) -> [[T; LANES]; 5] {
+        let mut results = [[T::default(); LANES]; 5];
+        let [split, past, ordered, rounded, later] = &mut results;
         let fma = |a, b| isa.fma(a, b, a);
         let v = fma(T::load_split(isa, self.0), T::load_split(isa, self.1));
         T::store_split(isa, v, split);
         T::store_past_split(isa, v, past);
         isa.fence();
         T::store(isa, T::in_order(isa, v), ordered);
+        T::store_split(isa, T::split(isa, T::in_order(isa, v)), later);
         T::store(isa, T::round(isa, fma(T::load(isa, self.0), T::load(isa, self.1))), rounded);
         results
     }

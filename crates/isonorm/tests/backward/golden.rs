@@ -105,7 +105,7 @@ impl Golden {
         for is_saved in [false, true] {
             let mut dx = self.room("dx", self.x.len());
             let io = BackwardIo::new(self.x.slice(), self.dy.slice(), dx.slice_mut());
-            let io = if is_saved { io.stats(saved.stats()) } else { io };
+            let io = if is_saved { io.stats(saved.stats_ref()) } else { io };
             let form = if is_saved { "saved statistics" } else { "out of place" };
             self.check_parameters(form, level, &self.run(form, level, io));
             self.check("dx", form, level, &dx);
@@ -155,10 +155,14 @@ impl Golden {
             let mut dx = self.room("dx", (end - start) * hidden);
             let part = |tensor: &Tensor| tensor.gather(start * hidden..end * hidden);
             let (x, dy) = (part(&self.x), part(&self.dy));
-            let mut partial = Partial::rows(match compute_type(self.x.dtype()) {
-                isonorm_testing::DType::F64 => isonorm::DType::F64,
-                _ => isonorm::DType::F32,
-            }, hidden, start);
+            let mut partial = Partial::rows(
+                match compute_type(self.x.dtype()) {
+                    isonorm_testing::DType::F64 => isonorm::DType::F64,
+                    _ => isonorm::DType::F32,
+                },
+                hidden,
+                start,
+            );
             let io = BackwardIo::new(x.slice(), dy.slice(), dx.slice_mut()).partial(&mut partial);
             self.norm.backward(one(level), io).unwrap_or_else(|e| panic!("{}: {e}", self.case.name));
             if self.dresidual.is_none() {

@@ -48,6 +48,24 @@ pub(crate) const WAYS: [How; 4] = [
     How { last: true, in_place: true },
 ];
 
+/// A norm with the options of a call that all norms share.
+macro_rules! with_options {
+    ($call:expr, $cpu:expr, $norm:expr) => {{
+        let mut norm = $norm.eps($call.eps.value).weight_offset($call.offset).on($cpu);
+        if $call.eps.outside {
+            norm = norm.eps_outside();
+        }
+        if let Some(weight) = &$call.weight {
+            norm = norm.weight(weight.slice());
+        }
+        if let Some(bias) = &$call.bias {
+            norm = norm.bias(bias.slice());
+        }
+        norm
+    }};
+}
+pub(crate) use with_options;
+
 impl Call {
     /// A call of `norm` on values of one kind, with weight, bias and running statistics of x's type.
     pub(crate) fn new(norm: Norm, shape: Channels, groups: usize, dtype: DType, kind: Kind) -> Self {
@@ -74,7 +92,7 @@ impl Call {
     }
 
     /// From logical order to that of memory.
-    fn placed(&self, how: How, tensor: &Tensor) -> Tensor {
+    pub(crate) fn placed(&self, how: How, tensor: &Tensor) -> Tensor {
         if !how.last {
             return tensor.clone();
         }
@@ -85,7 +103,7 @@ impl Call {
     }
 
     /// From memory's order to the logical one.
-    fn logical(&self, how: How, tensor: &Tensor) -> Tensor {
+    pub(crate) fn logical(&self, how: How, tensor: &Tensor) -> Tensor {
         if !how.last {
             return tensor.clone();
         }
@@ -126,31 +144,15 @@ impl Call {
     }
 
     fn apply(&self, cpu: Cpu<'_>, io: PlaneIo<'_>, running: &mut Option<(Tensor, Tensor)>) -> Result<(), Error> {
-        /// The options that the norms share.
-        macro_rules! with_options {
-            ($norm:expr) => {{
-                let mut norm = $norm.eps(self.eps.value).weight_offset(self.offset).on(cpu);
-                if self.eps.outside {
-                    norm = norm.eps_outside();
-                }
-                if let Some(weight) = &self.weight {
-                    norm = norm.weight(weight.slice());
-                }
-                if let Some(bias) = &self.bias {
-                    norm = norm.bias(bias.slice());
-                }
-                norm
-            }};
-        }
         let channels = self.shape.channels;
         if self.norm == Norm::GroupNorm {
             return if self.groups == channels {
-                with_options!(InstanceNorm::new(channels)).apply(io)
+                with_options!(self, cpu, InstanceNorm::new(channels)).apply(io)
             } else {
-                with_options!(GroupNorm::new(self.groups, channels)).apply(io)
+                with_options!(self, cpu, GroupNorm::new(self.groups, channels)).apply(io)
             };
         }
-        let mut norm = with_options!(BatchNorm::new(channels)).momentum(self.momentum);
+        let mut norm = with_options!(self, cpu, BatchNorm::new(channels)).momentum(self.momentum);
         if self.biased {
             norm = norm.biased_running_var();
         }

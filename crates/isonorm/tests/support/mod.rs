@@ -298,7 +298,7 @@ impl Saved {
         }
     }
 
-    pub(crate) fn stats(&self) -> StatsRef<'_> {
+    pub(crate) fn stats_ref(&self) -> StatsRef<'_> {
         match self {
             Saved::F32(stats) => stats.into(),
             Saved::F64(stats) => stats.into(),
