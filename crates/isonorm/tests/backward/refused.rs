@@ -45,7 +45,7 @@ fn tensors_of_another_shape_are_refused() {
         RmsNorm::new(4).backward(BackwardIo::new(&X, &X, dx).dr(&mut dr))
     });
     let stats = [Stats::<f32>::default(); 2];
-    let error = Error::Shape { name: "stats", like: "x", expected: vec![3, 4], found: vec![2, 1] };
+    let error = Error::Shape { name: "stats", like: "x", expected: vec![3, 1], found: vec![2, 1] };
     refused(error.clone(), &error.to_string(), |dx, _, _| {
         RmsNorm::new(4).backward(BackwardIo::new(&X, &X, dx).stats(&stats))
     });
