@@ -2,6 +2,7 @@
 
 use crate::backward::{PlaneBackwardIo, backward_evaluate, backward_train};
 use crate::channels::{Source, Task, WINDOW};
+use crate::channels_blocks::{BlocksJob, are_blocks_worth_it, stripes_of_samples};
 use crate::channels_first::{PlanesJob, TrainJob};
 use crate::channels_last::ChannelsLast;
 use crate::columns::ColumnsJob;
@@ -18,6 +19,9 @@ use crate::threads::{self, Cpu};
 
 /// Samples from which the values of narrow planes are worth laying out as columns.
 const BATCH: usize = 4;
+
+/// Channels whose statistics training holds at once: enough of small planes to be worth several threads.
+const HELD: usize = 512;
 
 /// Normalizes each channel by its mean and standard deviation over the batch (in training) or by running
 /// statistics (in evaluation), then applies the `weight` and `bias` of the channel.
@@ -374,17 +378,21 @@ impl<'a> BatchNorm<'a> {
                 update.apply(running, first, stats);
             }
         };
-        if shape.last {
+        let in_blocks = x.filter(|_| are_blocks_worth_it(shape, size_of::<T>()));
+        if shape.last && in_blocks.is_none() {
             ChannelsLast { task, cpu: self.cpu, per: 1, x, y }.run(see);
             return Ok(());
         }
-        let stripes = Stripes::new(y, shape);
-        for first in (0..shape.channels).step_by(WINDOW) {
-            let mut stats = [Stats::default(); WINDOW];
-            let n = WINDOW.min(shape.channels - first);
-            let stats = &mut stats[..n];
-            let job = TrainJob { task, x, y: &stripes, channels: first..first + n, stats: &mut *stats };
-            threads::run(&self.cpu, job, bytes / shape.channels * n);
+        let y = &if shape.last { stripes_of_samples(y, shape) } else { Stripes::new(y, shape) };
+        for first in (0..shape.channels).step_by(HELD) {
+            let mut stats = [Stats::default(); HELD];
+            let n = HELD.min(shape.channels - first);
+            let (stats, channels) = (&mut stats[..n], first..first + n);
+            let bytes = bytes / shape.channels * n;
+            match in_blocks {
+                Some(x) => threads::run(&self.cpu, BlocksJob { task, x, y, channels, stats: &mut *stats }, bytes),
+                None => threads::run(&self.cpu, TrainJob { task, x, y, channels, stats: &mut *stats }, bytes),
+            }
             see(first, stats);
         }
         Ok(())

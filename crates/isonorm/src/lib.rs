@@ -56,6 +56,7 @@ mod backward;
 mod batch_norm;
 mod call;
 mod channels;
+mod channels_blocks;
 mod channels_first;
 mod channels_last;
 mod columns;
