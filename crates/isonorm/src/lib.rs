@@ -80,6 +80,7 @@ mod planes;
 mod residual;
 mod rms_norm;
 mod rows;
+mod running;
 mod slice;
 mod stats;
 mod stripes;
@@ -97,11 +98,12 @@ pub use planes::{PlaneIo, Planes, PlanesMut};
 pub use rows::{MAX_DIMS, Rows, RowsMut};
 pub use slice::{Slice, SliceMut};
 // Norms
-pub use batch_norm::{BatchNorm, Running};
+pub use batch_norm::BatchNorm;
 pub use group_norm::{GroupNorm, InstanceNorm};
 pub use layer_norm::LayerNorm;
 pub use params::Recipe;
 pub use rms_norm::RmsNorm;
+pub use running::Running;
 pub use stats::Stats;
 // Errors
 pub use error::Error;

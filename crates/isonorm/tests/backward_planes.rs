@@ -2,6 +2,7 @@
 //! every level, in both layouts, in place and not, with saved statistics and without, on any number of threads.
 #![allow(dead_code)] // of what is shared with `channels.rs`
 
+#[macro_use]
 #[path = "channels/call.rs"]
 mod call;
 #[path = "backward_planes/gradients.rs"]
@@ -225,7 +226,9 @@ fn tensors_of_other_types_are_as_the_oracle_says() {
 
 #[test]
 fn threads_change_nothing() {
-    for (samples, channels, spatial) in [(6000, 70, 1), (64, 100, 49), (1, 40, 9000), (40, 33, 300), (3, 300, 400), (32, 520, 49)] {
+    for (samples, channels, spatial) in
+        [(6000, 70, 1), (64, 100, 49), (1, 40, 9000), (40, 33, 300), (3, 300, 400), (32, 520, 49)]
+    {
         let shape = Channels { samples, channels, spatial };
         for (norm, groups) in norms(shape) {
             let backward = Backward::new(norm, shape, groups, DType::F32, Kind::Offset);

@@ -241,7 +241,9 @@ fn parameters_and_results_of_other_types_and_options_are_as_the_oracle_says() {
 
 #[test]
 fn threads_change_nothing() {
-    for (samples, channels, spatial) in [(6000, 70, 1), (64, 100, 49), (1, 40, 9000), (40, 33, 300), (3, 300, 400), (32, 520, 49)] {
+    for (samples, channels, spatial) in
+        [(6000, 70, 1), (64, 100, 49), (1, 40, 9000), (40, 33, 300), (3, 300, 400), (32, 520, 49)]
+    {
         let shape = Channels { samples, channels, spatial };
         for (norm, groups) in norms(shape) {
             let call = Call::new(norm, shape, groups, DType::F32, Kind::Offset);

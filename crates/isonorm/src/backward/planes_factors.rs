@@ -96,11 +96,11 @@ impl<C: Compute, T: Element<Compute = C>> Kernel<C> for PlanesDx<'_, T> {
     #[inline(always)]
     fn eval<S: Isa<C>>(self, isa: S) {
         let PlanesDx { x, dy, dx, spatial, factors, past } = self;
-        for i in 0..factors.len() {
+        for (i, factors) in factors.iter().enumerate() {
             let plane = i * spatial..(i + 1) * spatial;
             let (x, dy, dx) = (&x[plane.clone()], &dy[plane.clone()], &mut dx[plane]);
             let mut splat = [isa.splat(C::ZERO); VALUES];
-            let values = factors[i].values();
+            let values = factors.values();
             for v in 0..VALUES {
                 splat[v] = isa.splat(values[v]);
             }
@@ -238,9 +238,9 @@ where
 fn column_chunk<C: Compute, S: Isa<C>>(isa: S, x: S::V, dy: S::V, columns: &Columns<C>, at: usize) -> S::V {
     let Columns { weighted, scaled, .. } = *columns;
     let mut values = [x; VALUES];
-    for v in 0..VALUES {
+    for (v, value) in values.iter_mut().enumerate() {
         if (v != WEIGHT || weighted) && (v != SCALE || scaled) {
-            values[v] = Row::new(&columns.values[v][..]).read(isa, at, LANES);
+            *value = Row::new(&columns.values[v][..]).read(isa, at, LANES);
         }
     }
     dx_of(isa, x, dy, values, weighted, scaled)

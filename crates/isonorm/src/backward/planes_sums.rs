@@ -171,7 +171,8 @@ impl<C: Compute, T: Element<Compute = C>> Pairs<C> for FirstPairs<'_, '_, T> {
         let dy = self.dy.planes(n, &self.channels);
         let dy = &*dy;
         for l in 0..self.channels.len().min(LANES) {
-            let [x, dy] = [x, dy].map(|planes| Row::new(&planes[l * spatial..][..spatial]));
+            let plane = l * spatial..(l + 1) * spatial;
+            let (x, dy) = (Row::new(&x[plane.clone()]), Row::new(&dy[plane]));
             let (stats, weight) = lanes.at(l);
             let terms = PairTerms { x, dy, stats, weight };
             let sums = if spatial < LEAF { reduce_short(isa, &terms, spatial) } else { reduce(isa, &terms, spatial) };

@@ -135,26 +135,6 @@ impl Isa<f32> for Avx512 {
         op!(_mm512_mask_storeu_ps(to.wrapping_add(16), (mask >> 16) as u16, v[1]));
     }
     #[inline(always)]
-    fn load_first_f16(self, from: &[f16]) -> Self::V {
-        Isa::<f32>::load_f16(self, &first_words(from))
-    }
-    #[inline(always)]
-    fn load_first_bf16(self, from: &[bf16]) -> Self::V {
-        Isa::<f32>::load_bf16(self, &first_words(from))
-    }
-    #[inline(always)]
-    fn store_first_f16(self, v: Self::V, to: &mut [f16]) {
-        let mut words = [f16::ZERO; LANES];
-        Isa::<f32>::store_f16(self, v, &mut words);
-        store_first_words(&words, to);
-    }
-    #[inline(always)]
-    fn store_first_bf16(self, v: Self::V, to: &mut [bf16]) {
-        let mut words = [bf16::ZERO; LANES];
-        Isa::<f32>::store_bf16(self, v, &mut words);
-        store_first_words(&words, to);
-    }
-    #[inline(always)]
     fn load_f16(self, from: &[f16; LANES]) -> Self::V {
         let (halves, _) = from.as_chunks::<16>();
         let low = op!(_mm256_loadu_si256(halves[0].as_ptr().cast()));
@@ -312,16 +292,16 @@ impl Isa<f64> for Avx512 {
     fn load_first(self, from: &[f64]) -> Self::V {
         let (mask, from) = (first_bits(from.len()), from.as_ptr());
         let mut out = [op!(_mm512_setzero_pd()); 4];
-        for i in 0..4 {
-            out[i] = op!(_mm512_maskz_loadu_pd((mask >> (8 * i)) as u8, from.wrapping_add(8 * i)));
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = op!(_mm512_maskz_loadu_pd((mask >> (8 * i)) as u8, from.wrapping_add(8 * i)));
         }
         out
     }
     #[inline(always)]
     fn store_first(self, v: Self::V, to: &mut [f64]) {
         let (mask, to) = (first_bits(to.len()), to.as_mut_ptr());
-        for i in 0..4 {
-            op!(_mm512_mask_storeu_pd(to.wrapping_add(8 * i), (mask >> (8 * i)) as u8, v[i]));
+        for (i, v) in v.into_iter().enumerate() {
+            op!(_mm512_mask_storeu_pd(to.wrapping_add(8 * i), (mask >> (8 * i)) as u8, v));
         }
     }
     #[inline(always)]
@@ -349,26 +329,6 @@ impl Isa<f64> for Avx512 {
     #[inline(always)]
     fn fence(self) {
         op!(_mm_sfence());
-    }
-}
-
-/// Fewer than 32 elements of two bytes; zeros after them.
-#[inline(always)]
-fn first_words<T: Copy + Default>(from: &[T]) -> [T; LANES] {
-    let mut words = [T::default(); LANES];
-    if size_of::<T>() == 2 {
-        let first = op!(_mm512_maskz_loadu_epi16(first_bits(from.len()), from.as_ptr().cast()));
-        op!(_mm512_storeu_si512(words.as_mut_ptr().cast(), first));
-    }
-    words
-}
-
-/// As many elements of two bytes as `to` has.
-#[inline(always)]
-fn store_first_words<T: Copy>(from: &[T; LANES], to: &mut [T]) {
-    if size_of::<T>() == 2 {
-        let words = op!(_mm512_loadu_si512(from.as_ptr().cast()));
-        op!(_mm512_mask_storeu_epi16(to.as_mut_ptr().cast(), first_bits(to.len()), words));
     }
 }
 

@@ -57,18 +57,18 @@ where
     T: ColumnTerms<C, K>,
 {
     let mut quarters = [[isa.splat(C::ZERO); K]; 4];
-    for l in 0..len.min(4) {
+    for (l, quarter) in quarters.iter_mut().enumerate().take(len) {
         // Lanes l, l + 16; l + 8, l + 24; l + 4, l + 20; l + 12, l + 28: the order of the fold.
         let mut eighths = [[isa.splat(C::ZERO); K]; 4];
-        for i in 0..4 {
+        for (i, eighth) in eighths.iter_mut().enumerate() {
             let lane = l + [0, 8, 4, 12][i];
             if lane >= len {
                 continue; // as are its sums: +0
             }
             let (low, high) = (lane_of_leaf(isa, terms, lane, len), lane_of_leaf(isa, terms, lane + 16, len));
-            eighths[i] = both(isa, low, high);
+            *eighth = both(isa, low, high);
         }
-        quarters[l] = both(isa, both(isa, eighths[0], eighths[1]), both(isa, eighths[2], eighths[3]));
+        *quarter = both(isa, both(isa, eighths[0], eighths[1]), both(isa, eighths[2], eighths[3]));
     }
     both(isa, both(isa, quarters[0], quarters[2]), both(isa, quarters[1], quarters[3]))
 }
