@@ -19,7 +19,7 @@ mod columns;
 mod extent;
 mod sums;
 
-pub(crate) use columns::{BatchSums, ColumnTerms, reduce_columns};
+pub(crate) use columns::{BatchSums, ColumnTerms, NEXT, reduce_columns};
 pub(crate) use extent::{Extent, Kind, Order};
 pub(crate) use sums::Sums;
 
@@ -35,8 +35,8 @@ pub const BATCH_LEAF: usize = 16;
 
 /// Steps of a whole leaf: elements that a lane takes.
 const STEPS: usize = LEAF / LANES;
-/// Rows of up to `LEAF << DEPTH` elements: 2^47.
-const DEPTH: usize = 40;
+/// Rows of up to `LEAF << DEPTH` elements: 2^39.
+const DEPTH: usize = 32;
 
 /// What is summed: `K` sums at once over the same elements.
 pub(crate) trait Terms<C: Compute, const K: usize>: Sized {
@@ -85,7 +85,7 @@ impl<'a, E: Element> Row<'a, E> {
     /// Chunk `at`; lanes from `n` on hold +0 where the row has ended.
     #[inline(always)]
     pub(crate) fn read<S: Isa<E::Compute>>(&self, isa: S, at: usize, n: usize) -> S::V {
-        if n == LANES { E::load(isa, &self.chunks[at]) } else { E::load(isa, &padded(self.tail)) }
+        if n == LANES { E::load(isa, &self.chunks[at]) } else { E::load_first(isa, self.tail) }
     }
 
     /// Asks for the elements `ahead` of whole chunk `at`.
@@ -118,6 +118,22 @@ where
     T: Terms<C, K>,
 {
     let lanes = tree(isa, terms, len);
+    let mut sums = [C::ZERO; K];
+    for k in 0..K {
+        sums[k] = isa.first(fold(isa, lanes[k]));
+    }
+    sums
+}
+
+/// As [`reduce`], of a row shorter than a leaf: nothing is kept ready for more.
+#[inline(always)]
+pub(crate) fn reduce_short<C, S, T, const K: usize>(isa: S, terms: &T, len: usize) -> [C; K]
+where
+    C: Compute,
+    S: Isa<C>,
+    T: Terms<C, K>,
+{
+    let lanes = last_leaf(isa, terms, 0, len);
     let mut sums = [C::ZERO; K];
     for k in 0..K {
         sums[k] = isa.first(fold(isa, lanes[k]));

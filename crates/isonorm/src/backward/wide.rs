@@ -106,9 +106,8 @@ impl<C: Compute> Wide<C> {
             sums.advance(1);
         }
         // Elements of pRMSNorm that its statistics do not depend on.
-        for i in measured..hidden {
-            self.dx[i] = R::narrow(self.dy[i] * weight[i]).widen() * slope.stats.inv;
-        }
+        let free = self.dx.iter_mut().zip(&self.dy).zip(weight).skip(measured);
+        free.for_each(|((dx, dy), weight)| *dx = R::narrow(*dy * *weight).widen() * slope.stats.inv);
     }
 }
 

@@ -51,7 +51,7 @@ impl Avx512 {
 macro_rules! op {
     ($intrinsic:expr) => {
         // SAFETY: an `Avx512` exists, so the CPU has the instruction; pointers come from references
-        // to arrays of exactly the bytes that are read or written.
+        // to arrays of exactly the bytes that are read or written, or masks leave those of the slice alone.
         unsafe { $intrinsic }
     };
 }
@@ -121,6 +121,18 @@ impl Isa<f32> for Avx512 {
         let (halves, _) = to.as_chunks_mut::<16>();
         op!(_mm512_storeu_ps(halves[0].as_mut_ptr(), v[0]));
         op!(_mm512_storeu_ps(halves[1].as_mut_ptr(), v[1]));
+    }
+    #[inline(always)]
+    fn load_first(self, from: &[f32]) -> Self::V {
+        let (mask, from) = (first_bits(from.len()), from.as_ptr());
+        let low = op!(_mm512_maskz_loadu_ps(mask as u16, from));
+        [low, op!(_mm512_maskz_loadu_ps((mask >> 16) as u16, from.wrapping_add(16)))]
+    }
+    #[inline(always)]
+    fn store_first(self, v: Self::V, to: &mut [f32]) {
+        let (mask, to) = (first_bits(to.len()), to.as_mut_ptr());
+        op!(_mm512_mask_storeu_ps(to, mask as u16, v[0]));
+        op!(_mm512_mask_storeu_ps(to.wrapping_add(16), (mask >> 16) as u16, v[1]));
     }
     #[inline(always)]
     fn load_f16(self, from: &[f16; LANES]) -> Self::V {
@@ -283,6 +295,22 @@ impl Isa<f64> for Avx512 {
         }
     }
     #[inline(always)]
+    fn load_first(self, from: &[f64]) -> Self::V {
+        let (mask, from) = (first_bits(from.len()), from.as_ptr());
+        let mut out = [op!(_mm512_setzero_pd()); 4];
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = op!(_mm512_maskz_loadu_pd((mask >> (8 * i)) as u8, from.wrapping_add(8 * i)));
+        }
+        out
+    }
+    #[inline(always)]
+    fn store_first(self, v: Self::V, to: &mut [f64]) {
+        let (mask, to) = (first_bits(to.len()), to.as_mut_ptr());
+        for (i, v) in v.into_iter().enumerate() {
+            op!(_mm512_mask_storeu_pd(to.wrapping_add(8 * i), (mask >> (8 * i)) as u8, v));
+        }
+    }
+    #[inline(always)]
     fn store_past(self, v: Self::V, to: &mut [f64; LANES]) {
         if !is_aligned(to) {
             return self.store(v, to);
@@ -310,7 +338,7 @@ impl Isa<f64> for Avx512 {
     }
 }
 
-/// Bits 0..n.
+/// Bits 0..n, of at most 32.
 #[inline(always)]
 fn first_bits(n: usize) -> u32 {
     ((1u64 << n) - 1) as u32
