@@ -83,7 +83,7 @@ fn assert_oracle(backward: &Backward) {
 }
 
 /// Shapes at the edges of leaves, lanes, tiles, windows, stripes and the narrow planes' bound.
-const SHAPES: [(usize, usize, usize); 30] = [
+const SHAPES: [(usize, usize, usize); 29] = [
     (2, 1, 1),
     (1, 1, 2),
     (1, 3, 2),
@@ -113,7 +113,6 @@ const SHAPES: [(usize, usize, usize); 30] = [
     (1, 2, 5000),
     (1, 4, 1024),
     (3, 130, 17),
-    (34, 140, 16),
 ];
 
 /// Every norm, and every sensible number of groups.
@@ -227,7 +226,7 @@ fn tensors_of_other_types_are_as_the_oracle_says() {
 #[test]
 fn threads_change_nothing() {
     for (samples, channels, spatial) in
-        [(6000, 70, 1), (64, 100, 49), (1, 40, 9000), (40, 33, 300), (3, 300, 400), (32, 520, 49)]
+        [(6000, 70, 1), (64, 100, 49), (1, 40, 9000), (40, 33, 300), (3, 300, 400), (34, 520, 49)]
     {
         let shape = Channels { samples, channels, spatial };
         for (norm, groups) in norms(shape) {

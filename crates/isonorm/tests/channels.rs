@@ -90,7 +90,7 @@ fn assert_oracle(call: &Call) {
 }
 
 /// Shapes at the edges of leaves, lanes, tiles, windows, stripes and the narrow planes' bound.
-const SHAPES: [(usize, usize, usize); 28] = [
+const SHAPES: [(usize, usize, usize); 27] = [
     (2, 1, 1),
     (1, 1, 2),
     (1, 3, 2),
@@ -118,7 +118,6 @@ const SHAPES: [(usize, usize, usize); 28] = [
     (2, 33, 300),
     (1, 2, 5000),
     (3, 130, 17),
-    (34, 140, 16),
 ];
 
 fn shapes() -> impl Iterator<Item = Channels> {
@@ -242,7 +241,7 @@ fn parameters_and_results_of_other_types_and_options_are_as_the_oracle_says() {
 #[test]
 fn threads_change_nothing() {
     for (samples, channels, spatial) in
-        [(6000, 70, 1), (64, 100, 49), (1, 40, 9000), (40, 33, 300), (3, 300, 400), (32, 520, 49)]
+        [(6000, 70, 1), (64, 100, 49), (1, 40, 9000), (40, 33, 300), (3, 300, 400), (34, 520, 49)]
     {
         let shape = Channels { samples, channels, spatial };
         for (norm, groups) in norms(shape) {
