@@ -18,6 +18,10 @@ use crate::stats::{EpsOption, Stats};
 use crate::stripes::Stripes;
 use crate::threads::{self, Cpu};
 
+mod shard;
+
+pub use shard::BatchShard;
+
 /// Samples from which the values of narrow planes are worth laying out as columns.
 const BATCH: usize = 4;
 
@@ -349,8 +353,7 @@ impl<'a> BatchNorm<'a> {
         let bytes = if shape.is_empty() { 0 } else { shape.bytes(size_of::<T>()) };
         let stream = io.x.is_some() && threads::is_beyond_the_caches(bytes / 2);
         let task = self.task::<T::Compute>(shape, stream)?;
-        let count = if shape.is_empty() { 2 } else { shape.count() };
-        let update = Update::new(self.momentum, count, self.biased)?;
+        let update = Update::new(self.momentum, shape.count().max(2), self.biased)?;
         if shape.is_empty() {
             return Ok(());
         }

@@ -1,5 +1,7 @@
 //! LayerNorm: each row with its mean taken off, divided by its standard deviation.
 
+use std::ops::Range;
+
 use crate::apply::CenteredHat;
 use crate::backward::BackwardIo;
 use crate::call::Call;
@@ -10,6 +12,7 @@ use crate::io::Io;
 use crate::isa::Isa;
 use crate::order::{Row, Terms, reduce};
 use crate::rows::{Rows, RowsMut};
+use crate::shards::{Shard, Which};
 use crate::slice::Slice;
 use crate::stats::Stats;
 use crate::threads::Cpu;
@@ -114,6 +117,15 @@ impl<'a> LayerNorm<'a> {
     /// In place, with a residual, saving statistics: whatever `io` says.
     pub fn apply(&self, io: Io<'_>) -> Result<(), Error> {
         self.call.apply(Layer, io)
+    }
+
+    /// Of each row these columns alone, which `weight` and `bias` are of then: the others are on other ranks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Columns`] if they are not within a row.
+    pub fn shard(&self, columns: Range<usize>) -> Result<Shard<'a>, Error> {
+        Shard::new(self.call, Which::Layer, columns)
     }
 
     /// dx from dy, and the gradients of weight and bias: whatever `io` says.

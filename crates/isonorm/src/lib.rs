@@ -121,6 +121,7 @@ mod residual;
 mod rms_norm;
 mod rows;
 mod running;
+mod shards;
 mod slice;
 mod stats;
 mod stripes;
@@ -138,13 +139,16 @@ pub use planes::{PlaneIo, Planes, PlanesMut};
 pub use rows::{MAX_DIMS, Rows, RowsMut};
 pub use slice::{Slice, SliceMut};
 // Norms
-pub use batch_norm::BatchNorm;
+pub use batch_norm::{BatchNorm, BatchShard};
 pub use group_norm::{GroupNorm, InstanceNorm};
 pub use layer_norm::LayerNorm;
 pub use params::Recipe;
 pub use rms_norm::RmsNorm;
 pub use running::Running;
 pub use stats::Stats;
+// Ranks
+pub use shards::Shard;
+pub use shards::measuring::{Measured, Measuring};
 // Errors
 pub use error::Error;
 // Re-exported, so that callers use the very types that `Element` is for

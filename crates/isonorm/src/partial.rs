@@ -98,6 +98,29 @@ impl Partial {
         with_sums!(&mut self.sums, sums => (sums as &mut dyn Any).downcast_mut())
     }
 
+    /// Finished or not, of a kernel.
+    pub(crate) fn of<C: Compute>(sums: Sums<C>) -> Partial {
+        let mut partial = Partial::new(C::DTYPE, sums.order(), sums.kind(), 0, 0);
+        if let Some(own) = partial.sums_mut() {
+            *own = sums;
+        }
+        partial
+    }
+
+    /// The sums, where they are of this kind.
+    pub(crate) fn sums<C: Compute>(&self, order: Order, kind: Kind, columns: usize) -> Result<&Sums<C>, Error> {
+        let wanted = Sums::<C>::new(order, kind, columns, 0);
+        let sums = with_sums!(&self.sums, sums => (sums as &dyn Any).downcast_ref::<Sums<C>>());
+        let is_wanted = |sums: &&Sums<C>| (sums.order(), sums.kind(), sums.columns()) == (order, kind, columns);
+        let refused = || Error::PartialKind { expected: wanted.describe(), found: self.describe() };
+        sums.filter(is_wanted).ok_or_else(refused)
+    }
+
+    /// What is summed, for an error's text.
+    pub(crate) fn describe(&self) -> String {
+        with_sums!(&self.sums, sums => sums.describe())
+    }
+
     /// The first row, in the whole batch.
     pub fn start(&self) -> usize {
         with_sums!(&self.sums, sums => sums.start())
@@ -252,11 +275,10 @@ impl Partial {
     /// Sums read from bytes may be others than those of rows' gradients.
     fn check_kind(&self) -> Result<(), Error> {
         let is_rows = with_sums!(&self.sums, sums => sums.order() == Order::Batch && sums.kind() == Kind::Both);
-        let found = || with_sums!(&self.sums, sums => sums.describe());
         if is_rows {
             Ok(())
         } else {
-            Err(Error::PartialKind { expected: "dots and sums in batch order".into(), found: found() })
+            Err(Error::PartialKind { expected: "dots and sums in batch order".into(), found: self.describe() })
         }
     }
 

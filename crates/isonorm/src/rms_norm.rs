@@ -1,5 +1,7 @@
 //! RMSNorm: each row divided by its root mean square.
 
+use std::ops::Range;
+
 use crate::apply::RmsHat;
 use crate::backward::BackwardIo;
 use crate::call::Call;
@@ -11,6 +13,7 @@ use crate::isa::Isa;
 use crate::order::{Row, Terms, reduce};
 use crate::params::Recipe;
 use crate::rows::{Rows, RowsMut};
+use crate::shards::{Shard, Which};
 use crate::slice::Slice;
 use crate::stats::Stats;
 use crate::threads::Cpu;
@@ -132,6 +135,15 @@ impl<'a> RmsNorm<'a> {
         self.call.apply(Rms, io)
     }
 
+    /// Of each row these columns alone, which `weight` and `bias` are of then: the others are on other ranks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Columns`] if they are not within a row, [`Error::Partial`] if `partial` is not.
+    pub fn shard(&self, columns: Range<usize>) -> Result<Shard<'a>, Error> {
+        Shard::new(self.call, Which::Rms, columns)
+    }
+
     /// dx from dy, and the gradients of weight and bias: whatever `io` says.
     ///
     /// ```text
@@ -151,7 +163,7 @@ impl<'a> RmsNorm<'a> {
 }
 
 #[derive(Clone, Copy)]
-struct Rms;
+pub(crate) struct Rms;
 
 impl RowNorm for Rms {
     type Hat<C: Compute> = RmsHat;
@@ -173,9 +185,9 @@ impl RowNorm for Rms {
 }
 
 /// `x^2`
-struct Squares<'a, T: Element, const SCALED: bool> {
-    row: Row<'a, T>,
-    scale: T::Compute,
+pub(crate) struct Squares<'a, T: Element, const SCALED: bool> {
+    pub(crate) row: Row<'a, T>,
+    pub(crate) scale: T::Compute,
 }
 
 impl<C: Compute, T: Element<Compute = C>, const SCALED: bool> Terms<C, 1> for Squares<'_, T, SCALED> {

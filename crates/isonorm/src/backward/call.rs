@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};
 
 use crate::apply::narrow_tile;
-use crate::backward::correlate::SplitWeight;
+use crate::backward::correlate::{Slope, SplitWeight};
 use crate::backward::io::BackwardIo;
 use crate::backward::rows::{BackwardJob, Plan};
 use crate::backward::spans::Spans;
@@ -23,11 +23,25 @@ use crate::rows::{AnyIn, AnyOut, In};
 use crate::slice::SliceMut;
 use crate::threads;
 
+/// What a rank knows of its rows, of which it has some columns only.
+pub(crate) struct Known<'a, C> {
+    /// One for each row, as `stats` of the call has them.
+    pub(crate) slopes: &'a [Slope<C>],
+    /// Elements, the first of the rank's, that the statistics depend on.
+    pub(crate) measured: usize,
+}
+
 impl Call<'_> {
     /// Checks everything, then computes.
     pub(crate) fn backward<N: RowNorm>(&self, _: N, io: BackwardIo<'_>) -> Result<(), Error> {
         let dtype = io.x.data.dtype();
         self.check_backward(&io, dtype)?;
+        let (walks, spans) = self.rows_of(&io)?;
+        with_element!(dtype, T => self.backward_typed::<N, T>(io, &walks, &spans, None))
+    }
+
+    /// The rows of a call's tensors, and which of them are the batch.
+    pub(crate) fn rows_of(&self, io: &BackwardIo<'_>) -> Result<(Walks<6>, Spans), Error> {
         let sums_rows = io.dweight.is_some() || io.dbias.is_some() || io.partial.is_some() || io.mask.is_some();
         let sequence = if sums_rows { Sequence::Logical } else { Sequence::Memory };
         let walks = Walks::of(&io.tensors(), self.hidden, sequence)?;
@@ -35,10 +49,10 @@ impl Call<'_> {
         if let Some(partial) = &io.partial {
             partial.check_room(spans.len)?;
         }
-        with_element!(dtype, T => self.backward_typed::<N, T>(io, &walks, &spans))
+        Ok((walks, spans))
     }
 
-    fn check_backward(&self, io: &BackwardIo<'_>, dtype: DType) -> Result<(), Error> {
+    pub(crate) fn check_backward(&self, io: &BackwardIo<'_>, dtype: DType) -> Result<(), Error> {
         self.check_params(dtype)?;
         if let Some(dy) = &io.dy {
             check_type("dy", dy.data.dtype(), dtype)?;
@@ -68,11 +82,12 @@ impl Call<'_> {
         Ok(())
     }
 
-    fn backward_typed<N: RowNorm, T: Element>(
+    pub(crate) fn backward_typed<N: RowNorm, T: Element>(
         &self,
         mut io: BackwardIo<'_>,
         walks: &Walks<6>,
         spans: &Spans,
+        known: Option<Known<'_, T::Compute>>,
     ) -> Result<(), Error> {
         let (hidden, rows) = (self.hidden, walks.grid.rows);
         let bytes = rows.saturating_mul(hidden).saturating_mul(size_of::<T>());
@@ -95,7 +110,8 @@ impl Call<'_> {
         let base = sums.as_ref().map_or(0, Sums::end);
         let past = task.reach == Reach::Past && io.dy.is_some() && io.dresidual.is_none() && io.dr.is_none();
         let (weight, split_weight) = (&*weight.ordered, &*weight.split);
-        let plan = Plan { task, weight, split_weight, spans, base, kind, past, finished: &finished };
+        let measured = known.as_ref().map_or(task.measured(), |known| known.measured);
+        let plan = Plan { task, measured, weight, split_weight, spans, base, kind, past, finished: &finished };
         let place = |i: usize| Place::new(&walks.grid, &walks.each[i], if i == 5 { 1 } else { hidden });
         let job = BackwardJob::<N, T> {
             norm: PhantomData,
@@ -107,6 +123,7 @@ impl Call<'_> {
             dresidual: io.dresidual.map(|from| from.map(|from| AnyIn::new(from.data, place(3)))),
             dr: io.dr.map(|dr| AnyOut::new(dr.data, place(4))),
             stats: io.stats.and_then(|stats| T::Compute::saved(stats)).map(|stats| In::new(stats, place(5))),
+            known: known.map(|known| In::new(known.slopes, place(5))),
             sums,
         };
         threads::run(&self.cpu, job, bytes.saturating_mul(3));
@@ -119,13 +136,13 @@ impl Call<'_> {
 
 /// The weight in the compute type, offset added, ones where there is none; in order, and with the lanes of whole chunks
 /// as `T::load_split` has them.
-struct Weight<'a, C: Clone> {
-    ordered: Cow<'a, [C]>,
+pub(crate) struct Weight<'a, C: Clone> {
+    pub(crate) ordered: Cow<'a, [C]>,
     split: Cow<'a, [C]>,
 }
 
 impl<'a, C: Compute> Weight<'a, C> {
-    fn of<T: Element<Compute = C>>(call: &Call<'a>, level: Level) -> Self {
+    pub(crate) fn of<T: Element<Compute = C>>(call: &Call<'a>, level: Level) -> Self {
         let _env = FloatEnv::standard();
         let given = call.params.weight.as_ref().and_then(C::of).filter(|_| C::from_f64(call.params.offset) == C::ZERO);
         if let (Some(given), false) = (given, T::DTYPE == DType::Bf16) {
