@@ -356,7 +356,9 @@ fn slopes<N: RowNorm, C: Compute>(stats: &[Stats<C>], sums: &Sums<C>, measured: 
     let slope = |row: usize| {
         let slope = Slope::of(stats[row]);
         let c1 = if N::CENTERED { root[stats.len() + row] / count } else { C::ZERO };
-        Slope { c1, minus_c2: -eps.times_q(root[row] / count, &slope.stats), ..slope }
+        let minus_c2 = -eps.times_q(root[row] / count, &slope.stats);
+        // Other ranks' sums may hold any NaN.
+        Slope { c1: c1.quiet(), minus_c2: minus_c2.quiet(), ..slope }
     };
     (0..stats.len()).map(slope).collect()
 }
