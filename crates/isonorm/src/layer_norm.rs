@@ -128,7 +128,18 @@ impl<'a> LayerNorm<'a> {
         Shard::new(self.call, Which::Layer, columns)
     }
 
-    /// From dy to dx, and to the gradients of weight and bias: whatever `io` says.
+    /// dx from dy, and the gradients of weight and bias: whatever `io` says.
+    ///
+    /// ```text
+    /// g[r,i]     = dy[r,i] * (weight[i] + weight_offset)
+    /// c1[r]      = mean_i(g[r,i])                         c2[r] = mean_i(g[r,i] * x_hat[r,i])
+    /// dx[r,i]    = (g[r,i] - c1[r] - x_hat[r,i] * c2[r]) * rstd[r]
+    /// dweight[i] = sum_r(dy[r,i] * x_hat[r,i])            dbias[i] = sum_r(dy[r,i])
+    /// ```
+    ///
+    /// dx is rounded once, and so are dweight and dbias, which are summed over rows in batch order. With eps outside, c2
+    /// has the factor `(root + eps) / root`. Saved statistics spare two passes over x and change no bit. An [`Error`]
+    /// as in forward; nothing is written then.
     pub fn backward(&self, io: BackwardIo<'_>) -> Result<(), Error> {
         self.call.backward(Layer, io)
     }

@@ -171,7 +171,7 @@ impl Partial {
 
     fn check_rows(&self, dy: Slice<'_>, x_hat: Slice<'_>) -> Result<usize, Error> {
         self.check_kind()?;
-        let (columns, end) = (self.columns(), self.end());
+        let columns = self.columns();
         let rows = dy.len().checked_div(columns).unwrap_or(0);
         if rows.checked_mul(columns) != Some(dy.len()) {
             return Err(Error::NotWhole { name: "dy", what: "rows", found: dy.len(), size: columns });
@@ -182,9 +182,7 @@ impl Partial {
         }
         check_type("dy", dy.dtype(), self.dtype())?;
         check_type("x_hat", x_hat.dtype(), self.dtype())?;
-        if end.checked_add(rows).is_none() {
-            return Err(Error::PartialEnd { end, rows });
-        }
+        self.check_room(rows)?;
         Ok(rows)
     }
 
@@ -248,6 +246,12 @@ impl Partial {
     pub(crate) fn check_gradients(&self, dtype: DType, columns: usize) -> Result<(), Error> {
         let wanted = Partial::rows(dtype, columns, 0);
         if wanted.kind() == self.kind() { Ok(()) } else { Err(differ(&wanted.sums, &self.sums)) }
+    }
+
+    /// Whether so many rows more can be counted.
+    pub(crate) fn check_room(&self, rows: usize) -> Result<(), Error> {
+        let end = self.end();
+        if end.checked_add(rows).is_some() { Ok(()) } else { Err(Error::PartialEnd { end, rows }) }
     }
 
     /// Whether no row is missing before the first.

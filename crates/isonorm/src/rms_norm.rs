@@ -144,7 +144,19 @@ impl<'a> RmsNorm<'a> {
         Shard::new(self.call, Which::Rms, columns)
     }
 
-    /// From dy to dx, and to the gradients of weight and bias: whatever `io` says.
+    /// dx from dy, and the gradients of weight and bias: whatever `io` says.
+    ///
+    /// ```text
+    /// g[r,i]     = dy[r,i] * (weight[i] + weight_offset)
+    /// c[r]       = mean_i(g[r,i] * x_hat[r,i])
+    /// dx[r,i]    = (g[r,i] - x_hat[r,i] * c[r]) * rstd[r]
+    /// dweight[i] = sum_r(dy[r,i] * x_hat[r,i])            dbias[i] = sum_r(dy[r,i])
+    /// ```
+    ///
+    /// dx is rounded once, and so are dweight and dbias, which are summed over rows in batch order. With
+    /// [`Recipe::Llama`] g, and x_hat in dweight, are rounded to x's type; with eps outside, c has the factor
+    /// `(root + eps) / root`; with [`partial`](Self::partial) the elements from k on have no c. Saved statistics spare
+    /// a pass over x and change no bit. An [`Error`] as in forward; nothing is written then.
     pub fn backward(&self, io: BackwardIo<'_>) -> Result<(), Error> {
         self.call.backward(Rms, io)
     }

@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::backward::BackwardIo;
-use crate::backward::call::Known;
+use crate::backward::call::{Known, Weight};
 use crate::backward::correlate::Slope;
 use crate::call::Call;
 use crate::element::{Compute, DType, Element, with_element};
@@ -308,7 +308,8 @@ impl<'a> Shard<'a> {
         let Range { start, end } = self.columns;
         let (kind, columns) = (kind_of::<N>(), walks.grid.rows);
         let extent = Extent { order: Order::Row, kind, columns, start, end };
-        let [weight, _] = self.narrow().wide_weight::<T>(level);
+        let narrow = self.narrow();
+        let weight = Weight::of::<T>(&narrow, level).ordered;
         let split_weight = split_from::<T>(level, &weight, extent.raw_kept());
         let place = |i: usize| Place::new(&walks.grid, &walks.each[i], if i == 2 { 1 } else { width });
         let correlate = Correlate::<N, T, R> {
@@ -371,7 +372,9 @@ fn slopes<N: RowNorm, C: Compute>(stats: &[Stats<C>], sums: &Sums<C>, measured: 
     let slope = |row: usize| {
         let slope = Slope::of(stats[row]);
         let c1 = if N::CENTERED { root[stats.len() + row] / count } else { C::ZERO };
-        Slope { c1, minus_c2: -eps.times_q(root[row] / count, &slope.stats), ..slope }
+        let minus_c2 = -eps.times_q(root[row] / count, &slope.stats);
+        // Other ranks' sums may hold any NaN.
+        Slope { c1: c1.quiet(), minus_c2: minus_c2.quiet(), ..slope }
     };
     (0..stats.len()).map(slope).collect()
 }

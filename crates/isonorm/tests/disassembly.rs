@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use isonorm::{BatchNorm, GroupNorm, LayerNorm, PlaneIo, Planes, PlanesMut, RmsNorm, Stats};
+use isonorm::{BatchNorm, GroupNorm, LayerNorm, PlaneBackwardIo, PlaneIo, Planes, PlanesMut, RmsNorm, Stats};
 
 /// The only function of an instruction set with its features; kernels are inlined into it.
 const DOORS: [&str; 2] = ["isonorm::isa::avx2::Avx2>::run::enter", "isonorm::isa::avx512::Avx512>::run::enter"];
@@ -140,13 +140,23 @@ fn use_everything() {
     BatchNorm::new(4).train(PlaneIo::new(x, PlanesMut::channels_first(&mut y, 4, 5)), None).expect("valid");
     let io = PlaneIo::in_place(PlanesMut::channels_last(&mut y, 4, 5));
     BatchNorm::new(4).evaluate(io, &[0.0f32; 4], &[1.0f32; 4]).expect("valid");
-    let x = [1.0f32; 40];
+    let (mut dx, mut gradient) = ([0.0f32; 40], [0.0f32; 4]);
+    let io = PlaneBackwardIo::new(x, x, PlanesMut::channels_first(&mut dx, 4, 5));
+    GroupNorm::new(2, 4).backward(io.dweight(&mut gradient)).expect("valid");
+    let io = PlaneBackwardIo::new(x, x, PlanesMut::channels_first(&mut dx, 4, 5));
+    BatchNorm::new(4).train_backward(io.dbias(&mut gradient)).expect("valid");
+    let values = [1.0f32; 40];
     for shard in [RmsNorm::new(40).shard(0..40), LayerNorm::new(40).shard(0..40)] {
         let shard = shard.expect("columns");
-        shard.measure(&x).expect("rows").partial().expect("a round");
-        shard.correlate(&x, &x, &[Stats::<f32>::default()]).expect("rows");
+        shard.measure(&values).expect("rows").partial().expect("a round");
+        shard.correlate(&values, &values, &[Stats::<f32>::default()]).expect("rows");
     }
-    BatchNorm::new(4).shard(0).measure(Planes::channels_first(&x, 4, 5)).expect("planes").partial().expect("a round");
+    BatchNorm::new(4)
+        .shard(0)
+        .measure(Planes::channels_first(&values, 4, 5))
+        .expect("planes")
+        .partial()
+        .expect("a round");
 }
 
 #[test]

@@ -177,8 +177,8 @@ impl<C: Compute, T: Element<Compute = C>> Kernel<C> for SplitWeight<'_, T> {
     #[inline(always)]
     fn eval<S: Isa<C>>(self, isa: S) {
         let SplitWeight { from, split } = self;
-        for i in 0..from.len() {
-            from[i] = from[i].quiet();
+        for weight in from.iter_mut() {
+            *weight = weight.quiet();
         }
         split.copy_from_slice(from);
         let (from, to) = (from.as_chunks::<LANES>().0, split.as_chunks_mut::<LANES>().0);

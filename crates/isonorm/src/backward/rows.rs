@@ -13,7 +13,7 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arrayvec::ArrayVec;
 
@@ -34,7 +34,8 @@ use crate::slice::SliceMut;
 use crate::stats::Stats;
 use crate::threads::Job;
 
-/// Bytes of x in a block of rows, which is read twice or three times.
+/// Bytes of x in a block of rows, which are read two or three times: with as many of dy they stay in the second-level
+/// cache (RMSNorm 2048 x 4096 f32 took 4.3 ms; 4.8 ms in blocks of 16 KiB, 4.6 ms of 128: Intel Xeon, November 2026).
 const BLOCK_BYTES: usize = 64 << 10;
 
 /// What one call computes, apart from where.
@@ -89,6 +90,8 @@ impl<N: RowNorm, T: Element> BackwardJob<'_, N, T> {
 }
 
 impl<N: RowNorm, T: Element> Job for BackwardJob<'_, N, T> {
+    const MERGES: bool = true;
+
     /// Leaves.
     fn units(&self) -> usize {
         if !self.is_divisible() || self.rows.is_empty() {
@@ -126,6 +129,9 @@ impl<N: RowNorm, T: Element> Job for BackwardJob<'_, N, T> {
         let hidden = plan.task.hidden();
         let new = |kind| Sums::new(Order::Batch, kind, hidden, plan.base + self.rows.start);
         let mut sums = self.sums.take().or_else(|| plan.kind.map(new));
+        if let (Some(sums), Some(finished)) = (&mut sums, lock(plan.finished).first_mut()) {
+            sums.take_spare(finished);
+        }
         let mut wide = None;
         let mut n = self.rows.start;
         if n == 0 {
@@ -160,14 +166,15 @@ impl<N: RowNorm, T: Element> BackwardJob<'_, N, T> {
         }
         let (first, run) = spans.find(n);
         let left = run.min(self.rows.end - n).min(BATCH_LEAF - (base + n) % BATCH_LEAF);
-        let most = (BLOCK_BYTES / (task.hidden() * size_of::<T>())).clamp(1, left);
+        // An even number, since the kernel takes them two by two.
+        let most = (BLOCK_BYTES / (task.hidden() * size_of::<T>()) / 2 * 2).max(2).min(left);
         let ahead = (n + most < self.rows.end).then(|| spans.find(n + most).0);
         let Some(mut block) = self.in_place(first, most) else { return 0 };
         let mut slopes = block.slopes::<N>();
         if slopes.is_empty() {
             return 0;
         }
-        let leaf = sums.as_deref_mut().map_or(Leaf { dweight: None, dbias: None }, leaf_of);
+        let leaf = sums.as_deref_mut().map_or(Leaf::none(), leaf_of);
         if N::OF_LANGUAGE_MODELS && task.call.recipe == Recipe::Llama {
             block.differentiate::<N, T>(&mut slopes, leaf, ahead);
         } else {
@@ -230,8 +237,9 @@ fn clear(row: SliceMut<'_>) {
 /// The leaf of unfinished sums of dweight, dbias or both.
 pub(crate) fn leaf_of<C: Compute>(sums: &mut Sums<C>) -> Leaf<'_, C> {
     let (columns, kind) = (sums.columns(), sums.kind());
-    let (dot, sum) = sums.leaf_mut().split_at_mut(if kind.has_dot() { columns } else { 0 });
-    Leaf { dweight: kind.has_dot().then_some(dot), dbias: kind.has_sum().then_some(sum) }
+    let (leaf, is_new) = sums.open_leaf();
+    let (dot, sum) = leaf.split_at_mut(if kind.has_dot() { columns } else { 0 });
+    Leaf { dweight: kind.has_dot().then_some(dot), dbias: kind.has_sum().then_some(sum), is_new }
 }
 
 /// Rows that the kernels read and write where they are.
@@ -306,10 +314,14 @@ impl<T: Element> Block<'_, T> {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Keeps the sums of a piece, merged with those of its neighbours that are there.
 fn collect<C: Compute>(finished: &Mutex<Vec<Sums<C>>>, mut sums: Sums<C>) {
     loop {
-        let mut others = finished.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut others = lock(finished);
         let is_neighbour = |other: &Sums<C>| other.end() == sums.start() || sums.end() == other.start();
         let Some(at) = others.iter().position(is_neighbour) else { return others.push(sums) };
         let other = others.swap_remove(at);

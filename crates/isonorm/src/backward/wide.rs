@@ -100,7 +100,7 @@ impl<C: Compute> Wide<C> {
         let Plan { task, measured, weight, .. } = *plan;
         let (hidden, level, norm) = (task.hidden(), task.level, PhantomData::<(N, R)>);
         let (x, dy, rows) = (Run::one(&self.x), Run::one(&self.dy), &[slope]);
-        let mut leaf = Leaf { dweight: None, dbias: None };
+        let mut leaf = Leaf::none();
         match &mut sums {
             Some(sums) if sums.raw() > 0 => {
                 let (x, y, stats) = (&self.x[..], &mut self.other[..], slope.stats);
@@ -117,9 +117,8 @@ impl<C: Compute> Wide<C> {
             sums.advance(1);
         }
         // Elements of pRMSNorm that its statistics do not depend on.
-        for i in measured..hidden {
-            self.dx[i] = R::narrow(self.dy[i] * weight[i]).widen() * slope.stats.inv;
-        }
+        let free = self.dx.iter_mut().zip(&self.dy).zip(weight).skip(measured);
+        free.for_each(|((dx, dy), weight)| *dx = R::narrow(*dy * *weight).widen() * slope.stats.inv);
     }
 }
 

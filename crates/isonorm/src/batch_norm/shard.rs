@@ -1,7 +1,7 @@
 //! BatchNorm in training where the samples of the batch lie on several ranks.
 
 use crate::backward::{PlaneBackwardIo, backward_merged};
-use crate::batch_norm::{BatchNorm, Running, arranged};
+use crate::batch_norm::{BatchNorm, arranged};
 use crate::channels::Source;
 use crate::element::{Compute, DType, Element, with_element};
 use crate::error::Error;
@@ -10,6 +10,7 @@ use crate::order::{Kind, Order};
 use crate::params::check_type;
 use crate::partial::Partial;
 use crate::planes::{PlaneIo, Planes, Shape, check_saved};
+use crate::running::{Running, Update};
 use crate::shards::channels::{correlate_samples, sum_samples};
 use crate::shards::measuring::{Measured, Measuring, Of, Typed};
 use crate::shards::progress::{Length, Progress, whole};
@@ -140,7 +141,7 @@ impl<'a> BatchShard<'a> {
         let bytes = if shape.is_empty() { 0 } else { shape.bytes(size_of::<T>()) };
         let stream = io.x.is_some() && threads::is_beyond_the_caches(bytes / 2);
         let task = self.norm.task::<T::Compute>(shape, stream)?;
-        let update = self.norm.update(measured.count())?;
+        let update = Update::new(self.norm.momentum, measured.count().max(2), self.norm.biased)?;
         let stats = T::Compute::saved(measured.stats()).unwrap_or_default();
         if measured.count() == 0 {
             return Ok(());

@@ -32,6 +32,9 @@ pub(crate) struct Sums<C> {
     spare: Vec<Vec<C>>,
 }
 
+/// What is kept of two spares when sums merge.
+const SPARE: usize = 8;
+
 /// The sum of 2^level leaves, the `index`-th of its level.
 #[derive(Clone, Debug)]
 struct Node<C> {
@@ -116,6 +119,23 @@ impl<C: Compute> Sums<C> {
         &mut self.leaf
     }
 
+    /// As `leaf_mut`, for a kernel that overwrites a leaf that is new, since that one holds anything; and whether it is.
+    pub(crate) fn open_leaf(&mut self) -> (&mut [C], bool) {
+        let is_new = self.leaf.is_empty();
+        if is_new {
+            let width = self.extent.width();
+            self.leaf = self.spare.pop().unwrap_or_else(|| vec![C::ZERO; width]);
+        }
+        (&mut self.leaf, is_new)
+    }
+
+    /// Storage that `other`, of as many columns, does not need: what a thread has allocated costs no page faults.
+    pub(crate) fn take_spare(&mut self, other: &mut Self) {
+        if self.extent.width() == other.extent.width() {
+            self.spare.append(&mut other.spare);
+        }
+    }
+
     /// Storage for a leaf or a node, +0 throughout.
     pub(crate) fn zeros(&mut self) -> Vec<C> {
         let mut values = self.spare.pop().unwrap_or_default();
@@ -169,7 +189,7 @@ impl<C: Compute> Sums<C> {
     }
 
     /// Takes the sums of the positions from `end` on.
-    pub(crate) fn merge(&mut self, next: Self) -> Result<(), Error> {
+    pub(crate) fn merge(&mut self, mut next: Self) -> Result<(), Error> {
         let extent = next.extent;
         if self.extent != (Extent { start: self.start(), end: self.end(), ..extent }) {
             return Err(Error::PartialKind { expected: self.describe(), found: next.describe() });
@@ -188,6 +208,8 @@ impl<C: Compute> Sums<C> {
             let (a, b) = next.raw[i * extent.term()..][..extent.term()].split_at(extent.columns);
             self.push(a, b);
         }
+        self.take_spare(&mut next);
+        self.spare.truncate(SPARE);
         for node in next.nodes {
             self.push_node(node.level, node.values);
         }

@@ -127,8 +127,8 @@ where
     fn terms(&self, row: usize, a: &mut [C], b: &mut [C]) {
         let set = &self.sets[row];
         widen_any(self.level, T::slice(&self.x.row(set.at)[..a.len()]), a);
-        for i in 0..a.len() {
-            a[i] = F::term(a[i] * set.scale, set);
+        for a in a.iter_mut() {
+            *a = F::term(*a * set.scale, set);
         }
         b.copy_from_slice(a);
     }

@@ -31,6 +31,7 @@ pub struct Measuring<'a> {
 
 /// What is measured.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one a round of messages
 pub(crate) enum Of<'a> {
     Rows(Shard<'a>, Rows<'a>, Walks<2>),
     Planes(BatchShard<'a>, Planes<'a>),
