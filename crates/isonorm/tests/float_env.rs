@@ -7,7 +7,7 @@ mod support;
 use std::arch::asm;
 use std::hint::black_box;
 
-use isonorm::{Cpu, Error, Io, Level, Partial, Pool, RmsNorm};
+use isonorm::{BackwardIo, Cpu, Error, Io, Level, Measuring, Partial, Pool, RmsNorm};
 use isonorm_testing::DType;
 use isonorm_testing::oracle::{self, Eps};
 use isonorm_testing::values::Kind;
@@ -187,5 +187,51 @@ fn a_partial_sum_of_subnormals_is_not_flushed() {
     let expected = oracle::batch_sum(&rows).to_bits();
     for host in HOSTS {
         assert_eq!(under(host, sums), expected, "MXCSR {host:x}");
+    }
+}
+
+/// y and dx of two ranks, which have columns 0..50 and the rest.
+fn of_two_ranks(norm: &Norm, x: &Tensor, y_type: DType) -> Vec<Tensor> {
+    let n = norm.hidden;
+    let columns = [0..50, 50..n];
+    let ranks = columns.clone().map(|columns| {
+        let part = |of: &Tensor| of.gather((0..of.len() / n).flat_map(|r| columns.clone().map(move |c| r * n + c)));
+        let (weight, bias) = (norm.weight.as_ref().map(part), norm.bias.as_ref().map(part));
+        (Norm { weight, bias, ..norm.clone() }, part(x))
+    });
+    let shard = |r: usize| ranks[r].0.shard(one(Level::detect()), columns[r].clone()).expect("columns");
+    let shards = [shard(0), shard(1)];
+    let mut all = [0, 1].map(|r| shards[r].measure(ranks[r].1.slice()).expect("rows"));
+    while let [Some(left), Some(right)] = all.each_ref().map(Measuring::partial) {
+        let merged = Partial::join([left, right]).expect("neighbours");
+        all.iter_mut().for_each(|one| one.take(merged.clone()).expect("both ranks"));
+    }
+    let [measured, _] = all.map(|one| one.finish().expect("no round is left"));
+    let correlate = |r: usize| {
+        let x = ranks[r].1.slice();
+        shards[r].correlate(x, x, &measured).expect("rows")
+    };
+    let merged = Partial::join([0, 1].map(correlate)).expect("neighbours");
+    let mut found = Vec::new();
+    for (shard, (_, x)) in shards.iter().zip(&ranks) {
+        let [mut y, mut dx] = [y_type, x.dtype()].map(|dtype| Tensor::sentinel(dtype, x.len()));
+        shard.forward(x.slice(), &measured, y.slice_mut()).expect("rows");
+        let io = BackwardIo::new(x.slice(), x.slice(), dx.slice_mut());
+        shard.backward(io, &measured, &merged).expect("rows");
+        found.extend([y, dx]);
+    }
+    found
+}
+
+#[test]
+fn ranks_that_flush_change_no_bit() {
+    for (norm, x, y_type, _) in cases() {
+        let expected = of_two_ranks(&norm, &x, y_type);
+        for host in HOSTS {
+            let found = under(host, || of_two_ranks(&norm, &x, y_type));
+            for (expected, found) in expected.iter().zip(&found) {
+                assert_same_bits(&format!("{norm}, {:?}, MXCSR {host:x}", x.dtype()), norm.hidden, expected, found);
+            }
+        }
     }
 }

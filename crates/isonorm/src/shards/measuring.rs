@@ -69,6 +69,7 @@ impl Typed {
 impl Measuring<'_> {
     /// What this rank has to tell in this round; `None` after the last.
     pub fn partial(&self) -> Option<Partial> {
+        let _env = FloatEnv::standard();
         match &self.of {
             Of::Rows(shard, x, walks) => shard.sums(x, walks, &self.progress),
             Of::Planes(shard, x) => shard.sums(x, &self.progress),
