@@ -27,9 +27,24 @@ pub(crate) fn explain(subject: &Subject) -> Result<Explanation> {
         summary: "From dy, the gradient of the result, to dx, and to the gradients of weight and bias.".into(),
         equations,
         papers: vec![paper],
-        facts: steps::facts(subject),
+        facts: facts(subject),
         steps: all,
     })
+}
+
+/// The forward pass's, without the bias, which no gradient depends on.
+fn facts(subject: &Subject) -> Vec<(&'static str, String)> {
+    let mut facts = match subject.options.kind {
+        Kind::Rms { .. } => rms_norm::facts(subject),
+        _ => steps::facts(subject),
+    };
+    facts.retain(|(name, _)| *name != "bias");
+    let dy = match &subject.dy {
+        Some(Dy::Given(dy)) => format!("given, {}", dy.dtype()),
+        _ => "1 everywhere".to_owned(),
+    };
+    facts.insert(1, ("dy", dy));
+    facts
 }
 
 fn described(kind: Kind) -> (&'static str, Paper, Vec<&'static str>) {
