@@ -174,7 +174,7 @@ fn memcpy(from: &[Line], to: &mut [Line]) {
 }
 
 fn merge(a: &[Line], b: &[Line], to: &mut [Line]) {
-    let [a, b]: [&[u64]; 2] = [a, b].map(|lines| bytemuck::cast_slice(lines));
+    let [a, b]: [&[u64]; 2] = [a, b].map(bytemuck::cast_slice);
     for ((to, a), b) in bytemuck::cast_slice_mut(to).iter_mut().zip(a).zip(b) {
         *to = a ^ b;
     }

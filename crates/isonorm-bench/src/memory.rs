@@ -159,6 +159,7 @@ pub(crate) struct Results {
     pub(crate) dbias: Vec<f32>,
 }
 
+#[cfg(feature = "peers")]
 impl Results {
     pub(crate) fn forward(y: Vec<f32>) -> Results {
         Results { y, ..Results::default() }

@@ -72,7 +72,7 @@ pub(crate) static PEERS: [Entry; 4] = [
         training: Some(Training {
             path: "ops::rms_norm_slow and ops::layer_norm_slow, since the fused operations have no \
                    gradients; BatchNorm::forward_train, NHWC as [N*H*W, C]; Tensor::backward from a \
-                   custom operation that hands it dy",
+                   custom operation that hands it dy; f32 only, since it sums bf16 gradients in bf16",
             prepare: candle_training::prepare,
         }),
     },

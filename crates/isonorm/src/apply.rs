@@ -14,7 +14,7 @@ use crate::affine::Affine;
 use crate::element::{Compute, DType, Element, with_element};
 use crate::isa::Isa;
 use crate::level::{Kernel, Level};
-use crate::order::{LANES, padded};
+use crate::order::LANES;
 use crate::slice::SliceMut;
 use crate::stats::Stats;
 
@@ -226,10 +226,8 @@ where
 {
     let n = x.len();
     if n > 0 {
-        let x_hat = R::round(isa, H::x_hat(isa, splat, X::load(isa, &padded(x))));
-        let mut chunk = [Y::default(); LANES];
-        Y::store(isa, A::apply(isa, row, x_hat, at, n, false), &mut chunk);
-        y.copy_from_slice(&chunk[..n]);
+        let x_hat = R::round(isa, H::x_hat(isa, splat, X::load_first(isa, x)));
+        Y::store_first(isa, A::apply(isa, row, x_hat, at, n, false), y);
     }
 }
 

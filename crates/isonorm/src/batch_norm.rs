@@ -2,6 +2,7 @@
 
 use crate::backward::{PlaneBackwardIo, backward_evaluate, backward_train};
 use crate::channels::{Source, Task, WINDOW};
+use crate::channels_blocks::{BlocksJob, are_blocks_worth_it, stripes_of_samples};
 use crate::channels_first::{PlanesJob, TrainJob};
 use crate::channels_last::ChannelsLast;
 use crate::columns::ColumnsJob;
@@ -9,15 +10,23 @@ use crate::element::{Compute, DType, Element, with_element};
 use crate::error::Error;
 use crate::groups::NARROW;
 use crate::isa::float_env::FloatEnv;
-use crate::params::{Params, check_param, narrow_slice, widen_slice};
+use crate::params::{Params, check_param};
 use crate::planes::{PlaneIo, Shape};
+use crate::running::{Running, Update};
 use crate::slice::{Slice, SliceMut};
 use crate::stats::{EpsOption, Stats};
 use crate::stripes::Stripes;
 use crate::threads::{self, Cpu};
 
+mod shard;
+
+pub use shard::BatchShard;
+
 /// Samples from which the values of narrow planes are worth laying out as columns.
 const BATCH: usize = 4;
+
+/// Channels whose statistics training holds at once: enough of small planes to be worth several threads.
+const HELD: usize = 512;
 
 /// Normalizes each channel by its mean and standard deviation over the batch (in training) or by running
 /// statistics (in evaluation), then applies the `weight` and `bias` of the channel.
@@ -84,22 +93,6 @@ pub struct BatchNorm<'a> {
     momentum: f64,
     biased: bool,
     cpu: Cpu<'a>,
-}
-
-/// The running statistics of a [`BatchNorm`], which training updates.
-#[derive(Debug)]
-pub struct Running<'a> {
-    /// One mean for each channel.
-    pub mean: SliceMut<'a>,
-    /// One variance for each channel.
-    pub var: SliceMut<'a>,
-}
-
-impl<'a> Running<'a> {
-    /// Both, each in its own storage type.
-    pub fn new(mean: impl Into<SliceMut<'a>>, var: impl Into<SliceMut<'a>>) -> Self {
-        Running { mean: mean.into(), var: var.into() }
-    }
 }
 
 impl<'a> BatchNorm<'a> {
@@ -360,7 +353,7 @@ impl<'a> BatchNorm<'a> {
         let bytes = if shape.is_empty() { 0 } else { shape.bytes(size_of::<T>()) };
         let stream = io.x.is_some() && threads::is_beyond_the_caches(bytes / 2);
         let task = self.task::<T::Compute>(shape, stream)?;
-        let update = self.update(shape)?;
+        let update = Update::new(self.momentum, shape.count().max(2), self.biased)?;
         if shape.is_empty() {
             return Ok(());
         }
@@ -374,61 +367,28 @@ impl<'a> BatchNorm<'a> {
                 update.apply(running, first, stats);
             }
         };
-        if shape.last {
+        let in_blocks = x.filter(|_| are_blocks_worth_it(shape, size_of::<T>()));
+        if shape.last && in_blocks.is_none() {
             ChannelsLast { task, cpu: self.cpu, per: 1, x, y }.run(see);
             return Ok(());
         }
-        let stripes = Stripes::new(y, shape);
-        for first in (0..shape.channels).step_by(WINDOW) {
-            let mut stats = [Stats::default(); WINDOW];
-            let n = WINDOW.min(shape.channels - first);
-            let stats = &mut stats[..n];
-            let job = TrainJob { task, x, y: &stripes, channels: first..first + n, stats: &mut *stats };
-            threads::run(&self.cpu, job, bytes / shape.channels * n);
+        let y = &if shape.last { stripes_of_samples(y, shape) } else { Stripes::new(y, shape) };
+        for first in (0..shape.channels).step_by(HELD) {
+            let mut stats = [Stats::default(); HELD];
+            let n = HELD.min(shape.channels - first);
+            let (stats, channels) = (&mut stats[..n], first..first + n);
+            let bytes = bytes / shape.channels * n;
+            match in_blocks {
+                Some(x) => threads::run(&self.cpu, BlocksJob { task, x, y, channels, stats: &mut *stats }, bytes),
+                None => threads::run(&self.cpu, TrainJob { task, x, y, channels, stats: &mut *stats }, bytes),
+            }
             see(first, stats);
         }
         Ok(())
-    }
-
-    fn update<C: Compute>(&self, shape: Shape) -> Result<Update<C>, Error> {
-        let _env = FloatEnv::standard();
-        let momentum = C::from_f64(self.momentum);
-        if !momentum.finite() {
-            return Err(Error::Option { name: "momentum", found: self.momentum, expected: "a finite number" });
-        }
-        let count = if shape.is_empty() { 2 } else { shape.count() };
-        let factor = C::from_count(count) / C::from_count(count - 1);
-        Ok(Update { momentum, keep: C::ONE - momentum, factor: (!self.biased).then_some(factor) })
     }
 }
 
 /// A single position lies as channels last do, a single channel as channels first do.
 fn arranged(shape: Shape) -> Shape {
     Shape { last: (shape.last || shape.spatial == 1) && shape.channels > 1, ..shape }
-}
-
-/// How running statistics move towards a batch's.
-struct Update<C> {
-    momentum: C,
-    keep: C,
-    /// `n / (n - 1)` where the running variance is the unbiased one.
-    factor: Option<C>,
-}
-
-impl<C: Compute> Update<C> {
-    /// Moves those of the channels from `first` on.
-    fn apply(&self, running: &mut Running<'_>, first: usize, stats: &[Stats<C>]) {
-        let _env = FloatEnv::standard();
-        for (i, stats) in stats.iter().enumerate() {
-            let var = self.factor.map_or(stats.var(), |factor| stats.var() * factor);
-            self.moved(running.mean.reborrow().part(first + i, 1), stats.mean());
-            self.moved(running.var.reborrow().part(first + i, 1), var);
-        }
-    }
-
-    fn moved(&self, running: SliceMut<'_>, new: C) {
-        let mut old = [C::ZERO];
-        widen_slice(running.as_slice(), &mut old);
-        narrow_slice(&[self.momentum.fused(new, self.keep * old[0])], running);
-    }
 }

@@ -5,11 +5,11 @@ use std::marker::PhantomData;
 use crate::element::{Compute, DType, Element, with_element};
 use crate::error::Error;
 use crate::forward::{self, Reach, RowNorm, RowsJob, Task};
-use crate::grid::{Place, Sequence, Walks};
-use crate::io::{Io, StatsMut};
+use crate::grid::{Place, Sequence, Tensor, Walks};
+use crate::io::{Io, StatsMut, StatsRef};
 use crate::params::{Params, Recipe, check_type};
 use crate::residual::Residual;
-use crate::rows::{AnyIn, AnyOut, Out, Rows, RowsMut};
+use crate::rows::{AnyIn, AnyOut, In, Out, Rows, RowsMut};
 use crate::slice::{Slice, SliceMut};
 use crate::stats::EpsOption;
 use crate::threads::{self, Cpu};
@@ -41,14 +41,14 @@ impl Call<'_> {
         if self.is_alone(&x, &y) {
             return self.run_alone(norm, x.data, y.data);
         }
-        self.run(norm, Io::new(x, y))
+        self.run(norm, Io::new(x, y), None)
     }
 
     /// Whatever `io` says.
     pub(crate) fn apply<N: RowNorm>(&self, norm: N, io: Io<'_>) -> Result<(), Error> {
         match io {
             Io { x: Some(x), y, residual: None, r: None, stats: None } => self.forward(norm, x, y),
-            io => self.run(norm, io),
+            io => self.run(norm, io, None),
         }
     }
 
@@ -75,36 +75,47 @@ impl Call<'_> {
         })
     }
 
-    /// Checks everything, then computes.
-    fn run<N: RowNorm>(&self, norm: N, io: Io<'_>) -> Result<(), Error> {
+    /// y of rows whose statistics are known.
+    pub(crate) fn write<N: RowNorm>(&self, norm: N, io: Io<'_>, known: StatsRef<'_>) -> Result<(), Error> {
+        self.run(norm, io, Some(known))
+    }
+
+    /// Checks everything, then computes. Statistics are saved or known, not both.
+    fn run<N: RowNorm>(&self, norm: N, io: Io<'_>, known: Option<StatsRef<'_>>) -> Result<(), Error> {
         let dtype = match &io.r {
             Some(r) => r.data.dtype(),
             None => io.x.as_ref().map_or(io.y.data.dtype(), |x| x.data.dtype()),
         };
-        self.check_types(&io, dtype).map_err(|error| match error {
+        self.check_types(&io, known, dtype).map_err(|error| match error {
             Error::Type { name, found, expected, .. } if io.r.is_some() => {
                 Error::Type { name, found, like: "x + residual", expected }
             }
             other => other,
         })?;
         let mut walks = Walks::none();
-        if !io.walk_contiguous(self.hidden, &mut walks) {
-            walks = Walks::of(&io.tensors(), self.hidden, Sequence::Memory)?;
+        if known.is_some() || !io.walk_contiguous(self.hidden, &mut walks) {
+            let mut tensors = io.tensors();
+            tensors[4] = known.map(|known| Tensor::scalars("stats", known.len())).or(tensors[4]);
+            walks = Walks::of(&tensors, self.hidden, Sequence::Memory)?;
         }
-        with_element!(dtype, T => self.run_typed::<N, T>(norm, io, &walks))
+        with_element!(dtype, T => self.run_typed::<N, T>(norm, io, known, &walks))
     }
 
     #[inline]
     pub(crate) fn check_params(&self, dtype: DType) -> Result<(), Error> {
-        if let Some(k) = self.partial
-            && (k == 0 || k > self.hidden)
-        {
-            return Err(Error::Partial { found: k, hidden: self.hidden });
-        }
+        self.check_partial()?;
         self.params.check(self.hidden, "normalized element", dtype)
     }
 
-    fn check_types(&self, io: &Io<'_>, dtype: DType) -> Result<(), Error> {
+    #[inline]
+    pub(crate) fn check_partial(&self) -> Result<(), Error> {
+        match self.partial {
+            Some(k) if k == 0 || k > self.hidden => Err(Error::Partial { found: k, hidden: self.hidden }),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_types(&self, io: &Io<'_>, known: Option<StatsRef<'_>>, dtype: DType) -> Result<(), Error> {
         if let (Some(x), Some(_)) = (&io.x, &io.residual) {
             check_type("x", x.data.dtype(), dtype)?;
         }
@@ -113,15 +124,18 @@ impl Call<'_> {
         }
         self.check_params(dtype)?;
         check_type(if io.x.is_some() { "y" } else { "x" }, io.y.data.dtype(), dtype)?;
-        let (found, expected) = match &io.stats {
-            Some(StatsMut::F32(_)) if dtype == DType::F64 => (DType::F32, DType::F64),
-            Some(StatsMut::F64(_)) if dtype != DType::F64 => (DType::F64, DType::F32),
-            _ => return Ok(()),
-        };
-        Err(Error::TypeIsNot { name: "stats", found, expected })
+        let expected = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+        let found = known.map(|known| known.dtype()).or(io.stats.as_ref().map(StatsMut::dtype)).unwrap_or(expected);
+        if found == expected { Ok(()) } else { Err(Error::TypeIsNot { name: "stats", found, expected }) }
     }
 
-    fn run_typed<N: RowNorm, T: Element>(&self, norm: N, io: Io<'_>, walks: &Walks<5>) -> Result<(), Error> {
+    fn run_typed<N: RowNorm, T: Element>(
+        &self,
+        norm: N,
+        io: Io<'_>,
+        known: Option<StatsRef<'_>>,
+        walks: &Walks<5>,
+    ) -> Result<(), Error> {
         let (hidden, rows) = (self.hidden, walks.grid.rows);
         let bytes = rows.saturating_mul(hidden).saturating_mul(size_of::<T>());
         let level = self.cpu.chosen_level()?;
@@ -143,6 +157,7 @@ impl Call<'_> {
             y: AnyOut::new(io.y.data, place(0)),
             residual,
             stats,
+            known: known.and_then(T::Compute::saved).map(|known| In::new(known, place(4))),
             element: PhantomData,
         };
         threads::run(&self.cpu, job, bytes.saturating_mul(2));

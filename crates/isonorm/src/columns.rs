@@ -3,12 +3,13 @@
 
 use std::ops::Range;
 
+use crate::apply::LINE;
 use crate::channels::{Output, Source, Stretch, TILE, Task, Values, WINDOW};
 use crate::element::{Compute, Element};
 use crate::isa::Isa;
 use crate::isa::float_env::FloatEnv;
 use crate::level::{Kernel, Level};
-use crate::order::{LANES, Row, padded};
+use crate::order::{LANES, Row};
 use crate::slice::SliceMut;
 use crate::threads::Job;
 
@@ -85,10 +86,19 @@ pub(crate) fn joined_rows(width: usize, rows: usize) -> usize {
 impl<C: Compute> Stretch<C> for Columns<C> {
     fn apply<X: Element<Compute = C>, Y: Element<Compute = C>>(&self, level: Level, x: &[X], y: &mut [Y]) {
         if self.scaled {
-            C::enter(level, ApplyColumns::<_, _, _, true> { x, y, columns: self });
+            C::enter(level, ApplyColumns::<_, _, _, true> { x, y, columns: self, past: false });
         } else {
-            C::enter(level, ApplyColumns::<_, _, _, false> { x, y, columns: self });
+            C::enter(level, ApplyColumns::<_, _, _, false> { x, y, columns: self, past: false });
         }
+    }
+
+    /// Where every row begins with a line.
+    fn apply_past<T: Element<Compute = C>>(&self, level: Level, x: &[T], y: &mut [T]) -> bool {
+        let is_aligned = (self.stride * size_of::<T>()).is_multiple_of(LINE) && y.as_ptr().addr().is_multiple_of(LINE);
+        if is_aligned && !self.scaled {
+            C::enter(level, ApplyColumns::<_, _, _, false> { x, y, columns: self, past: true });
+        }
+        is_aligned && !self.scaled
     }
 }
 
@@ -96,6 +106,7 @@ struct ApplyColumns<'a, C, X, Y, const SCALED: bool> {
     x: &'a [X],
     y: &'a mut [Y],
     columns: &'a Columns<C>,
+    past: bool,
 }
 
 impl<C, X, Y, const SCALED: bool> Kernel<C> for ApplyColumns<'_, C, X, Y, SCALED>
@@ -112,13 +123,13 @@ where
         let (x, y) = (self.x.chunks(columns.stride), self.y.chunks_mut(columns.stride));
         for (x, y) in x.zip(y) {
             let n = columns.width.min(x.len());
-            apply_columns::<C, S, X, Y, SCALED>(isa, &x[..n], &mut y[..n], columns);
+            apply_columns::<C, S, X, Y, SCALED>(isa, &x[..n], &mut y[..n], columns, self.past);
         }
     }
 }
 
 #[inline(always)]
-fn apply_columns<C, S, X, Y, const SCALED: bool>(isa: S, x: &[X], y: &mut [Y], columns: &Columns<C>)
+fn apply_columns<C, S, X, Y, const SCALED: bool>(isa: S, x: &[X], y: &mut [Y], columns: &Columns<C>, past: bool)
 where
     C: Compute,
     S: Isa<C>,
@@ -136,13 +147,12 @@ where
     let (x, x_tail) = x.as_chunks::<LANES>();
     let (y, y_tail) = y.as_chunks_mut::<LANES>();
     for (at, (x, y)) in x.iter().zip(y).enumerate() {
-        Y::store(isa, apply_chunk::<C, S, SCALED>(isa, &columns, X::load(isa, x), at), y);
+        let v = apply_chunk::<C, S, SCALED>(isa, &columns, X::load(isa, x), at);
+        if past { Y::store_past(isa, v, y) } else { Y::store(isa, v, y) }
     }
     if !x_tail.is_empty() {
-        let mut last = [Y::default(); LANES];
-        let tail = X::load(isa, &padded(x_tail));
-        Y::store(isa, apply_chunk::<C, S, SCALED>(isa, &columns, tail, x.len()), &mut last);
-        y_tail.copy_from_slice(&last[..x_tail.len()]);
+        let tail = X::load_first(isa, x_tail);
+        Y::store_first(isa, apply_chunk::<C, S, SCALED>(isa, &columns, tail, x.len()), y_tail);
     }
 }
 

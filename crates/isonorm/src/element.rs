@@ -69,6 +69,10 @@ pub trait Element: sealed::Sealed + Copy + Default + PartialEq + Send + Sync + s
     #[doc(hidden)]
     fn store<S: Isa<Self::Compute>>(isa: S, v: S::V, to: &mut [Self; LANES]);
     #[doc(hidden)]
+    fn load_first<S: Isa<Self::Compute>>(isa: S, from: &[Self]) -> S::V;
+    #[doc(hidden)]
+    fn store_first<S: Isa<Self::Compute>>(isa: S, v: S::V, to: &mut [Self]);
+    #[doc(hidden)]
     fn store_past<S: Isa<Self::Compute>>(isa: S, v: S::V, to: &mut [Self; LANES]);
     #[doc(hidden)]
     fn load_split<S: Isa<Self::Compute>>(isa: S, from: &[Self; LANES]) -> S::V;
@@ -166,7 +170,7 @@ pub trait Compute:
 macro_rules! element {
     (
         $type:ty, $compute:ty, $variant:ident, $widen:expr, $narrow:expr,
-        $load:ident, $store:ident, $past:ident, $load_split:ident, $store_split:ident, $past_split:ident
+        $load:ident, $store:ident, $load_first:ident, $store_first:ident, $past:ident, $load_split:ident, $store_split:ident, $past_split:ident
     ) => {
         impl Element for $type {
             type Compute = $compute;
@@ -186,6 +190,14 @@ macro_rules! element {
             #[inline(always)]
             fn store<S: Isa<$compute>>(isa: S, v: S::V, to: &mut [Self; LANES]) {
                 isa.$store(v, to)
+            }
+            #[inline(always)]
+            fn load_first<S: Isa<$compute>>(isa: S, from: &[Self]) -> S::V {
+                isa.$load_first(from)
+            }
+            #[inline(always)]
+            fn store_first<S: Isa<$compute>>(isa: S, v: S::V, to: &mut [Self]) {
+                isa.$store_first(v, to)
             }
             #[inline(always)]
             fn store_past<S: Isa<$compute>>(isa: S, v: S::V, to: &mut [Self; LANES]) {
@@ -219,8 +231,8 @@ macro_rules! element {
     };
 }
 
-element!(f32, f32, F32, |x| x, |x| x, load, store, store_past, load, store, store_past);
-element!(f64, f64, F64, |x| x, |x| x, load, store, store_past, load, store, store_past);
+element!(f32, f32, F32, |x| x, |x| x, load, store, load_first, store_first, store_past, load, store, store_past);
+element!(f64, f64, F64, |x| x, |x| x, load, store, load_first, store_first, store_past, load, store, store_past);
 element!(
     f16,
     f32,
@@ -229,6 +241,8 @@ element!(
     f16::from_f32_const,
     load_f16,
     store_f16,
+    load_first_f16,
+    store_first_f16,
     store_past_f16,
     load_f16,
     store_f16,
@@ -242,6 +256,8 @@ element!(
     bf16::from_f32_const,
     load_bf16,
     store_bf16,
+    load_first_bf16,
+    store_first_bf16,
     store_past_bf16,
     load_bf16_split,
     store_bf16_split,

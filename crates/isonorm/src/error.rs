@@ -190,6 +190,33 @@ pub enum Error {
         /// Where it starts.
         start: usize,
     },
+    /// A merged partial sum that lacks terms of some rank, or has too many.
+    #[error("the partial sum ends at {found}, expected {expected}: merge those of all ranks")]
+    PartialLen {
+        /// Where it should end.
+        expected: usize,
+        /// Where it ends.
+        found: usize,
+    },
+    /// Statistics of fewer values than a rank has of each channel, so of another batch.
+    #[error("the statistics are of {found} values for each channel, expected at least {least}: this rank's")]
+    TooFewMeasured {
+        /// The rank's values for each channel.
+        least: usize,
+        /// Values that were measured.
+        found: usize,
+    },
+    /// Statistics that were asked for before every round was taken.
+    #[error("the statistics are not finished: exchange and take partial sums until there is none")]
+    Unfinished,
+    /// Columns of a shard that are not within a row.
+    #[error("the shard has columns {found:?}, expected a range within 0..{hidden}")]
+    Columns {
+        /// Its columns.
+        found: std::ops::Range<usize>,
+        /// The normalized elements of a row.
+        hidden: usize,
+    },
     /// A partial sum longer than positions can be counted.
     #[error("{rows} more rows after {end} are too many, expected at most {} in all", usize::MAX)]
     PartialEnd {

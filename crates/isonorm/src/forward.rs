@@ -104,6 +104,8 @@ pub(crate) struct RowsJob<'a, N, T: Element> {
     pub(crate) y: AnyOut<'a>,
     pub(crate) residual: Option<Residual<'a>>,
     pub(crate) stats: Option<Out<'a, Stats<T::Compute>>>,
+    /// Statistics that are known: x is not measured.
+    pub(crate) known: Option<In<'a, Stats<T::Compute>>>,
     pub(crate) element: PhantomData<T>,
 }
 
@@ -122,7 +124,7 @@ impl<N: RowNorm, T: Element> Job for RowsJob<'_, N, T> {
     }
 
     fn split(self, units: usize) -> (Self, Self) {
-        let RowsJob { norm, task, rows, x, y, residual, stats, element } = self;
+        let RowsJob { norm, task, rows, x, y, residual, stats, known, element } = self;
         let at = rows.start + units;
         let (y, y_rest) = y.split(at);
         let (residual, residual_rest) = residual
@@ -132,7 +134,7 @@ impl<N: RowNorm, T: Element> Job for RowsJob<'_, N, T> {
             })
             .unzip();
         let (stats, stats_rest) = stats.map(|stats| stats.split(at)).unzip();
-        let first = RowsJob { norm, task, rows: rows.start..at, x, y, residual, stats, element };
+        let first = RowsJob { norm, task, rows: rows.start..at, x, y, residual, stats, known, element };
         let rest = RowsJob {
             rows: at..rows.end,
             y: y_rest,
@@ -141,6 +143,7 @@ impl<N: RowNorm, T: Element> Job for RowsJob<'_, N, T> {
             norm,
             task,
             x,
+            known,
             element,
         };
         (first, rest)
@@ -204,7 +207,8 @@ impl<N: RowNorm, T: Element> RowsJob<'_, N, T> {
             (None, None, None) => None,
         };
         let (y, saved) = (self.y.of::<T>()?, self.stats.as_mut().map(Out::reborrow));
-        Some(Pass { task, x, y, saved, is_near: near.is_some(), params }.run::<N>(rows))
+        let (known, is_near) = (self.known, near.is_some());
+        Some(Pass { task, x, y, saved, known, is_near, params }.run::<N>(rows))
     }
 
     fn row_by_tiles(&mut self, row: usize) {
@@ -215,7 +219,7 @@ impl<N: RowNorm, T: Element> RowsJob<'_, N, T> {
         };
         let x = input.unwrap_or(self.y.as_in()).row(row, 0..task.measured());
         let Some(x) = T::of(&x) else { return };
-        let stats = measure::<N, T>(task, x);
+        let stats = self.known.map_or_else(|| measure::<N, T>(task, x), |known| known.row(row)[0]);
         if let Some(saved) = &mut self.stats {
             saved.row_mut(row)[0] = stats;
         }
@@ -235,7 +239,7 @@ pub(crate) fn alone<N: RowNorm, T: Element>(call: &Call<'_>, level: Level, x: &[
     while at < rows {
         if let Some(params) = params {
             let (x, y) = (In::contiguous(x, hidden, 0), Out::contiguous(&mut *y, hidden));
-            at = Pass { task, x: Some(x), y, saved: None, is_near: false, params }.run::<N>(at..rows);
+            at = Pass { task, x: Some(x), y, saved: None, known: None, is_near: false, params }.run::<N>(at..rows);
         }
         if at < rows {
             let (x, y) = (&x[at * hidden..][..hidden], &mut y[at * hidden..][..hidden]);

@@ -45,6 +45,7 @@ pub(crate) struct Tensor<'t> {
 }
 
 /// The walks of a call's tensors over one grid; those of absent tensors stand still.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Walks<const N: usize> {
     pub(crate) grid: Grid,
     pub(crate) each: [Walk; N],

@@ -33,6 +33,16 @@ pub enum StatsMut<'a> {
     F64(&'a mut [Stats<f64>]),
 }
 
+impl StatsMut<'_> {
+    /// The compute type that they are of.
+    pub(crate) fn dtype(&self) -> DType {
+        match self {
+            StatsMut::F32(_) => DType::F32,
+            StatsMut::F64(_) => DType::F64,
+        }
+    }
+}
+
 impl<'a> From<&'a mut [Stats<f32>]> for StatsMut<'a> {
     fn from(stats: &'a mut [Stats<f32>]) -> Self {
         StatsMut::F32(stats)

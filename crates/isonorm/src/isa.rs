@@ -10,7 +10,7 @@
 use half::{bf16, f16};
 
 use crate::element::Compute;
-use crate::order::LANES;
+use crate::order::{LANES, padded};
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
@@ -56,6 +56,43 @@ pub trait Isa<C: Compute>: Copy {
     fn load(self, from: &[C; LANES]) -> Self::V;
     /// 32 values of the compute type.
     fn store(self, v: Self::V, to: &mut [C; LANES]);
+
+    /// Fewer than 32 values; the other lanes hold +0.
+    #[inline(always)]
+    fn load_first(self, from: &[C]) -> Self::V {
+        self.load(&padded(from))
+    }
+    /// As many of the first lanes as `to` has.
+    #[inline(always)]
+    fn store_first(self, v: Self::V, to: &mut [C]) {
+        let mut chunk = [C::ZERO; LANES];
+        self.store(v, &mut chunk);
+        to.copy_from_slice(&chunk[..to.len()]);
+    }
+    /// As `load_first`, widened exactly.
+    #[inline(always)]
+    fn load_first_f16(self, from: &[f16]) -> Self::V {
+        self.load_f16(&padded(from))
+    }
+    /// As `load_first`, widened exactly.
+    #[inline(always)]
+    fn load_first_bf16(self, from: &[bf16]) -> Self::V {
+        self.load_bf16(&padded(from))
+    }
+    /// As `store_first`, rounded as by `store_f16`.
+    #[inline(always)]
+    fn store_first_f16(self, v: Self::V, to: &mut [f16]) {
+        let mut chunk = [f16::ZERO; LANES];
+        self.store_f16(v, &mut chunk);
+        to.copy_from_slice(&chunk[..to.len()]);
+    }
+    /// As `store_first`, rounded as by `store_bf16`.
+    #[inline(always)]
+    fn store_first_bf16(self, v: Self::V, to: &mut [bf16]) {
+        let mut chunk = [bf16::ZERO; LANES];
+        self.store_bf16(v, &mut chunk);
+        to.copy_from_slice(&chunk[..to.len()]);
+    }
 
     /// 32 f16, widened exactly.
     #[inline(always)]

@@ -1,5 +1,7 @@
 //! LayerNorm: each row with its mean taken off, divided by its standard deviation.
 
+use std::ops::Range;
+
 use crate::apply::CenteredHat;
 use crate::backward::BackwardIo;
 use crate::call::Call;
@@ -10,6 +12,7 @@ use crate::io::Io;
 use crate::isa::Isa;
 use crate::order::{Row, Terms, reduce};
 use crate::rows::{Rows, RowsMut};
+use crate::shards::{Shard, Which};
 use crate::slice::Slice;
 use crate::stats::Stats;
 use crate::threads::Cpu;
@@ -116,7 +119,27 @@ impl<'a> LayerNorm<'a> {
         self.call.apply(Layer, io)
     }
 
-    /// From dy to dx, and to the gradients of weight and bias: whatever `io` says.
+    /// Of each row these columns alone, which `weight` and `bias` are of then: the others are on other ranks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Columns`] if they are not within a row.
+    pub fn shard(&self, columns: Range<usize>) -> Result<Shard<'a>, Error> {
+        Shard::new(self.call, Which::Layer, columns)
+    }
+
+    /// dx from dy, and the gradients of weight and bias: whatever `io` says.
+    ///
+    /// ```text
+    /// g[r,i]     = dy[r,i] * (weight[i] + weight_offset)
+    /// c1[r]      = mean_i(g[r,i])                         c2[r] = mean_i(g[r,i] * x_hat[r,i])
+    /// dx[r,i]    = (g[r,i] - c1[r] - x_hat[r,i] * c2[r]) * rstd[r]
+    /// dweight[i] = sum_r(dy[r,i] * x_hat[r,i])            dbias[i] = sum_r(dy[r,i])
+    /// ```
+    ///
+    /// dx is rounded once, and so are dweight and dbias, which are summed over rows in batch order. With eps outside, c2
+    /// has the factor `(root + eps) / root`. Saved statistics spare two passes over x and change no bit. An [`Error`]
+    /// as in forward; nothing is written then.
     pub fn backward(&self, io: BackwardIo<'_>) -> Result<(), Error> {
         self.call.backward(Layer, io)
     }

@@ -23,6 +23,42 @@
 //! A norm is a small value with its options: `RmsNorm::new(hidden).eps(1e-5).weight(&weight)`. `forward(x, y)` is
 //! the plain call; `apply` takes an [`Io`] or [`PlaneIo`], which can be in place, add a residual and save [`Stats`].
 //!
+//! # Gradients
+//!
+//! ```
+//! use isonorm::{BackwardIo, Io, RmsNorm, Stats};
+//!
+//! let (x, dy, weight) = ([1.0f32, 2.0, 3.0, 4.0], [0.1f32, 0.2, 0.3, 0.4], [1.0f32, 2.0]); // two rows of two
+//! let (mut y, mut dx, mut dweight) = ([0.0f32; 4], [0.0f32; 4], [0.0f32; 2]);
+//! let mut stats = [Stats::<f32>::default(); 2];
+//! let norm = RmsNorm::new(2).weight(&weight);
+//! norm.apply(Io::new(&x, &mut y).stats(&mut stats))?;
+//! norm.backward(BackwardIo::new(&x, &dy, &mut dx).stats(&stats).dweight(&mut dweight))?;
+//! # Ok::<(), isonorm::Error>(())
+//! ```
+//!
+//! `backward` takes a [`BackwardIo`] or [`PlaneBackwardIo`]. The gradients of weight and bias are sums over rows in an
+//! order of their own, so they too have the same bits for any number of threads, and for a batch in any pieces:
+//! a [`Partial`] goes on from one micro-batch to the next, or is merged with those of other ranks.
+//!
+//! ```
+//! use isonorm::{BackwardIo, DType, LayerNorm, Partial};
+//!
+//! let (x, dy) = ([1.0f32, 2.0, 4.0, 8.0, 5.0, 7.0], [0.1f32, 0.2, 0.3, 0.4, 0.5, 0.6]); // three rows of two
+//! let (mut dx, mut whole, mut pieces) = ([0.0f32; 6], [0.0f32; 2], [0.0f32; 2]);
+//! let norm = LayerNorm::new(2);
+//! norm.backward(BackwardIo::new(&x, &dy, &mut dx).dweight(&mut whole))?;
+//!
+//! let mut partial = Partial::rows(DType::F32, 2, 0);
+//! for rows in [0..2, 2..6] {
+//!     let io = BackwardIo::new(&x[rows.clone()], &dy[rows.clone()], &mut dx[rows]);
+//!     norm.backward(io.partial(&mut partial))?;
+//! }
+//! partial.dweight(&mut pieces)?;
+//! assert_eq!(pieces.map(f32::to_bits), whole.map(f32::to_bits));
+//! # Ok::<(), isonorm::Error>(())
+//! ```
+//!
 //! # Shapes
 //!
 //! Slices are contiguous rows of `hidden` elements. [`Rows::strided`] has any leading dimensions and strides, the last
@@ -35,6 +71,9 @@
 //! adds its leaves in a left-aligned binary tree; the lanes are folded in halves. Sums over rows have leaves of
 //! [`BATCH_LEAF`] rows and the same tree. No result depends on anything but values, shape and named options: not on
 //! batch, position, strides, alignment, threads, or [`Level`]. NaN is NaN everywhere; which NaN is left open.
+//!
+//! A [`Partial`] is what is known of some rows of a longer sum. Pieces cut anywhere and merged in any pairs have the bits
+//! of the whole: micro-batches, and ranks that hold rows of one batch, have its gradients.
 //!
 //! # Where it runs
 //!
@@ -56,6 +95,7 @@ mod backward;
 mod batch_norm;
 mod call;
 mod channels;
+mod channels_blocks;
 mod channels_first;
 mod channels_last;
 mod columns;
@@ -80,6 +120,8 @@ mod planes;
 mod residual;
 mod rms_norm;
 mod rows;
+mod running;
+mod shards;
 mod slice;
 mod stats;
 mod stripes;
@@ -97,12 +139,16 @@ pub use planes::{PlaneIo, Planes, PlanesMut};
 pub use rows::{MAX_DIMS, Rows, RowsMut};
 pub use slice::{Slice, SliceMut};
 // Norms
-pub use batch_norm::{BatchNorm, Running};
+pub use batch_norm::{BatchNorm, BatchShard};
 pub use group_norm::{GroupNorm, InstanceNorm};
 pub use layer_norm::LayerNorm;
 pub use params::Recipe;
 pub use rms_norm::RmsNorm;
+pub use running::Running;
 pub use stats::Stats;
+// Ranks
+pub use shards::Shard;
+pub use shards::measuring::{Measured, Measuring};
 // Errors
 pub use error::Error;
 // Re-exported, so that callers use the very types that `Element` is for

@@ -14,7 +14,7 @@ use crate::element::{Compute, Element};
 use crate::isa::Isa;
 use crate::layer_norm::{Deviations, Values, centered};
 use crate::level::{Kernel, Level};
-use crate::order::{BatchSums, ColumnTerms, LANES, Row, padded, reduce, reduce_columns};
+use crate::order::{BatchSums, ColumnTerms, LANES, LEAF, NEXT, Row, reduce, reduce_columns, reduce_short};
 use crate::planes::Shape;
 use crate::stats::{Eps, Stats};
 use crate::stripes::Source;
@@ -126,9 +126,11 @@ impl<C: Compute, T: Element<Compute = C>> Channels<C> for First<'_, '_, T> {
         let spatial = self.shape.spatial;
         let mut lanes = [C::ZERO; LANES];
         let x = self.x.planes(n, &self.channels);
-        for (l, plane) in x.chunks_exact(spatial).enumerate() {
-            let terms = Values::<T, SCALED> { row: Row::new(plane), scale: scale[l] };
-            [lanes[l]] = reduce(isa, &terms, spatial);
+        let x = &*x;
+        for l in 0..self.channels.len().min(LANES) {
+            let row = Row::new(&x[l * spatial..][..spatial]);
+            let terms = Values::<T, SCALED> { row, scale: scale[l] };
+            [lanes[l]] = if spatial < LEAF { reduce_short(isa, &terms, spatial) } else { reduce(isa, &terms, spatial) };
         }
         isa.load(&lanes)
     }
@@ -144,9 +146,12 @@ impl<C: Compute, T: Element<Compute = C>> Channels<C> for First<'_, '_, T> {
         let spatial = self.shape.spatial;
         let mut lanes = [[C::ZERO; LANES]; 2];
         let x = self.x.planes(n, &self.channels);
-        for (l, plane) in x.chunks_exact(spatial).enumerate() {
-            let terms = Deviations::<T, SCALED> { row: Row::new(plane), scale: scale[l], mean: mean[l] };
-            [lanes[0][l], lanes[1][l]] = reduce(isa, &terms, spatial);
+        let x = &*x;
+        for l in 0..self.channels.len().min(LANES) {
+            let row = Row::new(&x[l * spatial..][..spatial]);
+            let terms = Deviations::<T, SCALED> { row, scale: scale[l], mean: mean[l] };
+            let sums = if spatial < LEAF { reduce_short(isa, &terms, spatial) } else { reduce(isa, &terms, spatial) };
+            [lanes[0][l], lanes[1][l]] = sums;
         }
         [isa.load(&lanes[0]), isa.load(&lanes[1])]
     }
@@ -182,8 +187,11 @@ impl<T: Element> Last<'_, T> {
     fn read<S: Isa<T::Compute>>(&self, isa: S, at: usize) -> S::V {
         let x = &self.x[at * self.stride..];
         match x.first_chunk() {
-            Some(chunk) => T::load(isa, chunk),
-            None => T::load(isa, &padded(x)),
+            Some(chunk) => {
+                isa.prefetch(chunk, (NEXT * self.stride).cast_signed());
+                T::load(isa, chunk)
+            }
+            None => T::load_first(isa, x),
         }
     }
 }

@@ -98,6 +98,29 @@ impl Partial {
         with_sums!(&mut self.sums, sums => (sums as &mut dyn Any).downcast_mut())
     }
 
+    /// Finished or not, of a kernel.
+    pub(crate) fn of<C: Compute>(sums: Sums<C>) -> Partial {
+        let mut partial = Partial::new(C::DTYPE, sums.order(), sums.kind(), 0, 0);
+        if let Some(own) = partial.sums_mut() {
+            *own = sums;
+        }
+        partial
+    }
+
+    /// The sums, where they are of this kind.
+    pub(crate) fn sums<C: Compute>(&self, order: Order, kind: Kind, columns: usize) -> Result<&Sums<C>, Error> {
+        let wanted = Sums::<C>::new(order, kind, columns, 0);
+        let sums = with_sums!(&self.sums, sums => (sums as &dyn Any).downcast_ref::<Sums<C>>());
+        let is_wanted = |sums: &&Sums<C>| (sums.order(), sums.kind(), sums.columns()) == (order, kind, columns);
+        let refused = || Error::PartialKind { expected: wanted.describe(), found: self.describe() };
+        sums.filter(is_wanted).ok_or_else(refused)
+    }
+
+    /// What is summed, for an error's text.
+    pub(crate) fn describe(&self) -> String {
+        with_sums!(&self.sums, sums => sums.describe())
+    }
+
     /// The first row, in the whole batch.
     pub fn start(&self) -> usize {
         with_sums!(&self.sums, sums => sums.start())
@@ -143,7 +166,7 @@ impl Partial {
 
     fn check_rows(&self, dy: Slice<'_>, x_hat: Slice<'_>) -> Result<usize, Error> {
         self.check_kind()?;
-        let (columns, end) = (self.columns(), self.end());
+        let columns = self.columns();
         let rows = dy.len().checked_div(columns).unwrap_or(0);
         if rows.checked_mul(columns) != Some(dy.len()) {
             return Err(Error::NotWhole { name: "dy", what: "rows", found: dy.len(), size: columns });
@@ -154,9 +177,7 @@ impl Partial {
         }
         check_type("dy", dy.dtype(), self.dtype())?;
         check_type("x_hat", x_hat.dtype(), self.dtype())?;
-        if end.checked_add(rows).is_none() {
-            return Err(Error::PartialEnd { end, rows });
-        }
+        self.check_room(rows)?;
         Ok(rows)
     }
 
@@ -222,6 +243,12 @@ impl Partial {
         if wanted.kind() == self.kind() { Ok(()) } else { Err(differ(&wanted.sums, &self.sums)) }
     }
 
+    /// Whether so many rows more can be counted.
+    pub(crate) fn check_room(&self, rows: usize) -> Result<(), Error> {
+        let end = self.end();
+        if end.checked_add(rows).is_some() { Ok(()) } else { Err(Error::PartialEnd { end, rows }) }
+    }
+
     /// Whether no row is missing before the first.
     pub(crate) fn check_start(&self) -> Result<(), Error> {
         match self.start() {
@@ -248,11 +275,10 @@ impl Partial {
     /// Sums read from bytes may be others than those of rows' gradients.
     fn check_kind(&self) -> Result<(), Error> {
         let is_rows = with_sums!(&self.sums, sums => sums.order() == Order::Batch && sums.kind() == Kind::Both);
-        let found = || with_sums!(&self.sums, sums => sums.describe());
         if is_rows {
             Ok(())
         } else {
-            Err(Error::PartialKind { expected: "dots and sums in batch order".into(), found: found() })
+            Err(Error::PartialKind { expected: "dots and sums in batch order".into(), found: self.describe() })
         }
     }
 

@@ -36,6 +36,8 @@ pub(crate) struct Pass<'a, T: Element> {
     pub(crate) x: Option<In<'a, T>>,
     pub(crate) y: Out<'a, T>,
     pub(crate) saved: Option<Out<'a, Stats<T::Compute>>>,
+    /// Statistics that are known: x is not measured.
+    pub(crate) known: Option<In<'a, Stats<T::Compute>>>,
     /// Whether x is in the nearest cache.
     pub(crate) is_near: bool,
     pub(crate) params: Direct<'a, T>,
@@ -53,9 +55,13 @@ impl<T: Element> Pass<'_, T> {
             let (_, block) = self.y.run(at, most.min(rows.end - at));
             let mut stats = ArrayVec::new();
             let x = self.x.unwrap_or(self.y.as_in());
-            let measure =
-                Measure::<N, T> { task: self.task, x: x.run(at), rows: block, stats: &mut stats, norm: PhantomData };
-            T::Compute::enter(self.task.level, measure);
+            if let Some(known) = self.known {
+                let known = (at..at + block).map(|r| known.row(r)[0].quiet());
+                stats.extend(known.take_while(|stats| !stats.is_scaled()));
+            } else {
+                let (task, x, stats, norm) = (self.task, x.run(at), &mut stats, PhantomData);
+                T::Compute::enter(task.level, Measure::<N, T> { task, x, rows: block, stats, norm });
+            }
             if let Some(saved) = &mut self.saved {
                 (at..).zip(&stats).for_each(|(r, stats)| saved.row_mut(r)[0] = *stats);
             }

@@ -1,5 +1,7 @@
 //! RMSNorm: each row divided by its root mean square.
 
+use std::ops::Range;
+
 use crate::apply::RmsHat;
 use crate::backward::BackwardIo;
 use crate::call::Call;
@@ -11,6 +13,7 @@ use crate::isa::Isa;
 use crate::order::{Row, Terms, reduce};
 use crate::params::Recipe;
 use crate::rows::{Rows, RowsMut};
+use crate::shards::{Shard, Which};
 use crate::slice::Slice;
 use crate::stats::Stats;
 use crate::threads::Cpu;
@@ -132,14 +135,35 @@ impl<'a> RmsNorm<'a> {
         self.call.apply(Rms, io)
     }
 
-    /// From dy to dx, and to the gradients of weight and bias: whatever `io` says.
+    /// Of each row these columns alone, which `weight` and `bias` are of then: the others are on other ranks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Columns`] if they are not within a row, [`Error::Partial`] if `partial` is not.
+    pub fn shard(&self, columns: Range<usize>) -> Result<Shard<'a>, Error> {
+        Shard::new(self.call, Which::Rms, columns)
+    }
+
+    /// dx from dy, and the gradients of weight and bias: whatever `io` says.
+    ///
+    /// ```text
+    /// g[r,i]     = dy[r,i] * (weight[i] + weight_offset)
+    /// c[r]       = mean_i(g[r,i] * x_hat[r,i])
+    /// dx[r,i]    = (g[r,i] - x_hat[r,i] * c[r]) * rstd[r]
+    /// dweight[i] = sum_r(dy[r,i] * x_hat[r,i])            dbias[i] = sum_r(dy[r,i])
+    /// ```
+    ///
+    /// dx is rounded once, and so are dweight and dbias, which are summed over rows in batch order. With
+    /// [`Recipe::Llama`] g, and x_hat in dweight, are rounded to x's type; with eps outside, c has the factor
+    /// `(root + eps) / root`; with [`partial`](Self::partial) the elements from k on have no c. Saved statistics spare
+    /// a pass over x and change no bit. An [`Error`] as in forward; nothing is written then.
     pub fn backward(&self, io: BackwardIo<'_>) -> Result<(), Error> {
         self.call.backward(Rms, io)
     }
 }
 
 #[derive(Clone, Copy)]
-struct Rms;
+pub(crate) struct Rms;
 
 impl RowNorm for Rms {
     type Hat<C: Compute> = RmsHat;
@@ -161,9 +185,9 @@ impl RowNorm for Rms {
 }
 
 /// `x^2`
-struct Squares<'a, T: Element, const SCALED: bool> {
-    row: Row<'a, T>,
-    scale: T::Compute,
+pub(crate) struct Squares<'a, T: Element, const SCALED: bool> {
+    pub(crate) row: Row<'a, T>,
+    pub(crate) scale: T::Compute,
 }
 
 impl<C: Compute, T: Element<Compute = C>, const SCALED: bool> Terms<C, 1> for Squares<'_, T, SCALED> {

@@ -192,6 +192,12 @@ impl<'a, T> In<'a, T> {
         Run { data: self.data, start: self.place.start(r) - self.base, stride }
     }
 
+    /// At most `most` rows from `r` on that are crossed with one stride, and how many they are.
+    #[inline(always)]
+    pub(crate) fn runs(&self, r: usize, most: usize) -> (Run<'a, T>, usize) {
+        (self.run(r), self.place.run(r, most).0)
+    }
+
     /// Elements from the start of row `from` to that of row `to`.
     #[inline(always)]
     pub(crate) fn distance(&self, from: usize, to: usize) -> isize {

@@ -40,6 +40,11 @@ impl<C: Compute> Stats<C> {
     pub fn var(&self) -> C {
         (self.var / self.scale) / self.scale
     }
+    /// The same, with NaN that `store_split` takes: a caller's statistics may hold any.
+    #[inline(always)]
+    pub(crate) fn quiet(self) -> Self {
+        Stats { mean: self.mean.quiet(), delta: self.delta.quiet(), inv: self.inv.quiet(), ..self }
+    }
     /// Whether x was multiplied by anything but 1.
     pub(crate) fn is_scaled(&self) -> bool {
         self.scale != C::ONE

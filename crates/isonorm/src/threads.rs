@@ -74,6 +74,10 @@ impl std::fmt::Debug for Cpu<'_> {
 
 /// Work that can be cut in two.
 pub(crate) trait Job: Send + Sized {
+    /// Whether results of pieces are merged, which costs a thread more where another one has computed them: few large
+    /// pieces, of 2^k units and smaller towards the end, instead of many (LayerNorm 2048 x 4096 f32 with the gradients
+    /// of weight and bias took 2.6 ms in 64 pieces on two threads).
+    const MERGES: bool = false;
     /// Units of work left: rows, or channels.
     fn units(&self) -> usize;
     /// The first `units` units, and the rest.
@@ -110,7 +114,7 @@ pub(crate) fn run<J: Job>(cpu: &Cpu<'_>, mut job: J, bytes: usize) {
     let piece = units.div_ceil(pieces).max(1);
     let rest = Mutex::new(Some(job));
     let work = || {
-        while let Some(mut piece) = next(&rest, piece) {
+        while let Some(mut piece) = next(&rest, piece, threads) {
             piece.run();
         }
     };
@@ -121,9 +125,11 @@ pub(crate) fn run<J: Job>(cpu: &Cpu<'_>, mut job: J, bytes: usize) {
     work(); // whatever a pool that made no call has left
 }
 
-fn next<J: Job>(rest: &Mutex<Option<J>>, piece: usize) -> Option<J> {
+fn next<J: Job>(rest: &Mutex<Option<J>>, piece: usize, threads: usize) -> Option<J> {
     let mut rest = rest.lock().unwrap_or_else(PoisonError::into_inner);
     let job = rest.take()?;
+    let share = job.units() / (2 * threads);
+    let piece = if J::MERGES && share > piece { 1 << share.ilog2() } else { piece };
     if job.units() <= piece {
         return Some(job);
     }

@@ -3,7 +3,7 @@
 
 mod support;
 
-use isonorm::{Cpu, Io, LayerNorm, Level, Recipe, RmsNorm, Rows, RowsMut};
+use isonorm::{BackwardIo, Cpu, Io, LayerNorm, Level, Recipe, RmsNorm, Rows, RowsMut};
 use isonorm_testing::DType;
 use isonorm_testing::golden::Array;
 use proptest::collection::vec;
@@ -82,7 +82,7 @@ fn call() -> impl Strategy<Value = Call> {
     let offset = prop::sample::select(vec![0.0, 0.0, 0.0, 0.0, 1.0, 1e-300, f64::NAN, 1e300]);
     let levels = vec![Level::Scalar, Level::detect(), Level::detect(), Level::detect(), Level::Avx2, Level::Neon];
     let place = (prop::sample::select(vec![1, 1, 1, 2, 8, 0, usize::MAX]), prop::sample::select(levels));
-    let shape = (size(), [operand(), operand(), operand(), operand()], 0..4usize, parameter(), parameter());
+    let shape = (size(), [operand(), operand(), operand(), operand()], 0..7usize, parameter(), parameter());
     let options = (eps, offset, prop::option::weighted(0.2, size()), any::<[bool; 3]>());
     let stats = prop::option::weighted(0.3, (prop::bool::weighted(0.2), 0..20usize));
     (shape, options, place, stats).prop_map(move |(shape, options, place, stats)| {
@@ -114,18 +114,33 @@ fn plain_call() -> impl Strategy<Value = Call> {
     })
 }
 
+enum Form<'a> {
+    Forward(Io<'a>),
+    Backward(BackwardIo<'a>),
+}
+
 impl Call {
     fn run(&mut self) -> (Result<(), isonorm::Error>, Saved) {
         let (wide, rows) = self.stats.unwrap_or_default();
         let mut saved = Saved::new(if wide { DType::F64 } else { DType::F32 }, rows);
         let [x, residual, r, y] = &mut self.operands;
+        let own = saved.clone();
         let io = match self.form {
-            0 => Io::new(x.rows(), y.rows_mut()),
-            1 => Io::in_place(y.rows_mut()),
-            2 => Io::add(x.rows(), residual.rows(), r.rows_mut(), y.rows_mut()),
-            _ => Io::add_in_place(y.rows_mut(), r.rows_mut()),
+            0 => Form::Forward(Io::new(x.rows(), y.rows_mut())),
+            1 => Form::Forward(Io::in_place(y.rows_mut())),
+            2 => Form::Forward(Io::add(x.rows(), residual.rows(), r.rows_mut(), y.rows_mut())),
+            3 => Form::Forward(Io::add_in_place(y.rows_mut(), r.rows_mut())),
+            4 => Form::Backward(BackwardIo::new(x.rows(), residual.rows(), y.rows_mut()).dweight(r.data.slice_mut())),
+            5 => Form::Backward(BackwardIo::in_place(x.rows(), y.rows_mut()).dresidual(residual.rows())),
+            _ => Form::Backward(
+                BackwardIo::new(x.rows(), residual.rows(), y.rows_mut()).dresidual_in_place(r.rows_mut()),
+            ),
         };
-        let io = if self.stats.is_some() { io.stats(saved.stats_mut()) } else { io };
+        let io = match io {
+            Form::Forward(io) if self.stats.is_some() => Form::Forward(io.stats(saved.stats_mut())),
+            Form::Backward(io) if self.stats.is_some() => Form::Backward(io.stats(own.stats_ref())),
+            io => io,
+        };
         let cpu = Cpu::new().threads(self.threads).level(self.level);
         let [is_layer, outside, llama] = self.flags;
         let result = if is_layer {
@@ -133,7 +148,10 @@ impl Call {
             norm = if outside { norm.eps_outside() } else { norm };
             norm = if let Some(weight) = &self.parameters[0] { norm.weight(weight.slice()) } else { norm };
             norm = if let Some(bias) = &self.parameters[1] { norm.bias(bias.slice()) } else { norm };
-            norm.apply(io)
+            match io {
+                Form::Forward(io) => norm.apply(io),
+                Form::Backward(io) => norm.backward(io),
+            }
         } else {
             let mut norm = RmsNorm::new(self.hidden).eps(self.eps).weight_offset(self.offset).on(cpu);
             norm = if outside { norm.eps_outside() } else { norm };
@@ -141,7 +159,10 @@ impl Call {
             norm = if let Some(weight) = &self.parameters[0] { norm.weight(weight.slice()) } else { norm };
             norm = if let Some(bias) = &self.parameters[1] { norm.bias(bias.slice()) } else { norm };
             norm = if let Some(k) = self.partial { norm.partial(k) } else { norm };
-            norm.apply(io)
+            match io {
+                Form::Forward(io) => norm.apply(io),
+                Form::Backward(io) => norm.backward(io),
+            }
         };
         (result, saved)
     }

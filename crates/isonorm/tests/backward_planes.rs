@@ -2,6 +2,7 @@
 //! every level, in both layouts, in place and not, with saved statistics and without, on any number of threads.
 #![allow(dead_code)] // of what is shared with `channels.rs`
 
+#[macro_use]
 #[path = "channels/call.rs"]
 mod call;
 #[path = "backward_planes/gradients.rs"]
@@ -82,7 +83,7 @@ fn assert_oracle(backward: &Backward) {
 }
 
 /// Shapes at the edges of leaves, lanes, tiles, windows, stripes and the narrow planes' bound.
-const SHAPES: [(usize, usize, usize); 28] = [
+const SHAPES: [(usize, usize, usize); 29] = [
     (2, 1, 1),
     (1, 1, 2),
     (1, 3, 2),
@@ -111,6 +112,7 @@ const SHAPES: [(usize, usize, usize); 28] = [
     (2, 300, 5),
     (1, 2, 5000),
     (1, 4, 1024),
+    (3, 130, 17),
 ];
 
 /// Every norm, and every sensible number of groups.
@@ -223,7 +225,9 @@ fn tensors_of_other_types_are_as_the_oracle_says() {
 
 #[test]
 fn threads_change_nothing() {
-    for (samples, channels, spatial) in [(6000, 70, 1), (64, 100, 49), (1, 40, 9000), (40, 33, 300), (3, 300, 400)] {
+    for (samples, channels, spatial) in
+        [(6000, 70, 1), (64, 100, 49), (1, 40, 9000), (40, 33, 300), (3, 300, 400), (34, 520, 49)]
+    {
         let shape = Channels { samples, channels, spatial };
         for (norm, groups) in norms(shape) {
             let backward = Backward::new(norm, shape, groups, DType::F32, Kind::Offset);
@@ -241,7 +245,7 @@ fn threads_change_nothing() {
 /// Large enough to be written past the caches, which what is done in place never is.
 #[test]
 fn results_beyond_the_caches_are_the_same() {
-    for (samples, channels, spatial) in [(70_000, 70, 1), (16, 300, 1000), (2000, 50, 49)] {
+    for (samples, channels, spatial) in [(70_000, 70, 1), (16, 300, 1000), (2000, 50, 49), (40, 2100, 50)] {
         let shape = Channels { samples, channels, spatial };
         for (norm, groups) in [(Norm::BatchNormTrain, channels), (Norm::BatchNormEval, channels), (Norm::GroupNorm, 10)]
         {

@@ -90,7 +90,7 @@ fn assert_oracle(call: &Call) {
 }
 
 /// Shapes at the edges of leaves, lanes, tiles, windows, stripes and the narrow planes' bound.
-const SHAPES: [(usize, usize, usize); 26] = [
+const SHAPES: [(usize, usize, usize); 27] = [
     (2, 1, 1),
     (1, 1, 2),
     (1, 3, 2),
@@ -117,6 +117,7 @@ const SHAPES: [(usize, usize, usize); 26] = [
     (1, 3, 1025),
     (2, 33, 300),
     (1, 2, 5000),
+    (3, 130, 17),
 ];
 
 fn shapes() -> impl Iterator<Item = Channels> {
@@ -239,7 +240,9 @@ fn parameters_and_results_of_other_types_and_options_are_as_the_oracle_says() {
 
 #[test]
 fn threads_change_nothing() {
-    for (samples, channels, spatial) in [(6000, 70, 1), (64, 100, 49), (1, 40, 9000), (40, 33, 300), (3, 300, 400)] {
+    for (samples, channels, spatial) in
+        [(6000, 70, 1), (64, 100, 49), (1, 40, 9000), (40, 33, 300), (3, 300, 400), (34, 520, 49)]
+    {
         let shape = Channels { samples, channels, spatial };
         for (norm, groups) in norms(shape) {
             let call = Call::new(norm, shape, groups, DType::F32, Kind::Offset);
@@ -257,7 +260,7 @@ fn threads_change_nothing() {
 /// Large enough to be written past the caches, which what is done in place never is.
 #[test]
 fn results_beyond_the_caches_are_the_same() {
-    for (samples, channels, spatial) in [(70_000, 70, 1), (16, 300, 1000), (2000, 50, 49)] {
+    for (samples, channels, spatial) in [(70_000, 70, 1), (16, 300, 1000), (2000, 50, 49), (40, 2100, 50)] {
         let shape = Channels { samples, channels, spatial };
         for (norm, groups) in [(Norm::BatchNormTrain, channels), (Norm::BatchNormEval, channels), (Norm::GroupNorm, 10)]
         {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use isonorm::{BatchNorm, GroupNorm, LayerNorm, PlaneIo, Planes, PlanesMut, RmsNorm};
+use isonorm::{BatchNorm, GroupNorm, LayerNorm, PlaneBackwardIo, PlaneIo, Planes, PlanesMut, RmsNorm};
 
 /// The only function of an instruction set with its features; kernels are inlined into it.
 const DOORS: [&str; 2] = ["isonorm::isa::avx2::Avx2>::run::enter", "isonorm::isa::avx512::Avx512>::run::enter"];
@@ -140,6 +140,11 @@ fn use_everything() {
     BatchNorm::new(4).train(PlaneIo::new(x, PlanesMut::channels_first(&mut y, 4, 5)), None).expect("valid");
     let io = PlaneIo::in_place(PlanesMut::channels_last(&mut y, 4, 5));
     BatchNorm::new(4).evaluate(io, &[0.0f32; 4], &[1.0f32; 4]).expect("valid");
+    let (mut dx, mut gradient) = ([0.0f32; 40], [0.0f32; 4]);
+    let io = PlaneBackwardIo::new(x, x, PlanesMut::channels_first(&mut dx, 4, 5));
+    GroupNorm::new(2, 4).backward(io.dweight(&mut gradient)).expect("valid");
+    let io = PlaneBackwardIo::new(x, x, PlanesMut::channels_first(&mut dx, 4, 5));
+    BatchNorm::new(4).train_backward(io.dbias(&mut gradient)).expect("valid");
 }
 
 #[test]

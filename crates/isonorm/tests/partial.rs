@@ -133,13 +133,15 @@ proptest! {
 
     #[test]
     fn bytes_that_are_changed_are_refused_or_are_another_sum(
-        rows in 0..50usize, start in 0..40usize, at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>(),
+        (rows, start) in (0..50usize, 0..40usize),
+        [at, cut] in any::<[prop::sample::Index; 2]>(),
+        byte in any::<u8>(),
     ) {
         let batch = Batch::new(DType::F32, Kind::Hostile, 1, start + rows, 2);
         let mut bytes = batch.partial(start, start + rows).to_bytes();
         let shorter = cut.index(bytes.len());
-        let is_length = matches!(Partial::from_bytes(&bytes[..shorter]), Err(Error::PartialBytes { name: "the length", .. }));
-        prop_assert!(is_length);
+        let cut = Partial::from_bytes(&bytes[..shorter]);
+        prop_assert!(matches!(cut, Err(Error::PartialBytes { name: "the length", .. })), "{}", shorter);
         let at = at.index(bytes.len());
         bytes[at] = byte;
         any_bytes(&bytes);
@@ -147,7 +149,10 @@ proptest! {
 
     #[test]
     fn any_header_is_refused_or_read(
-        order in 0..3u8, kind in 0..5u8, size in prop::sample::select(vec![4u8, 8, 2]), columns in count(), start in count(), len in count(), values in 0..3000usize,
+        (order, kind) in (0..3u8, 0..5u8),
+        size in prop::sample::select(vec![4u8, 8, 2]),
+        [columns, start, len] in [count(), count(), count()],
+        values in 0..3000usize,
     ) {
         let mut bytes = [b"ISOP", &[1, order, kind, size][..]].concat();
         bytes.extend([columns, start, start.wrapping_add(len)].iter().flat_map(|n| n.to_le_bytes()));
@@ -293,8 +298,8 @@ fn a_result_is_refused_where_it_would_be_wrong_and_nothing_is_written() {
     refused(ones(2, 5).dweight(&mut to), text);
     refused(ones(2, 5).dbias(&mut to), text);
     refused(ones(0, 5).dbias(&mut to[..2]), "dbias has 2 elements, expected 3: one for each column");
-    let text = "dweight is f64, which does not go with the partial sum of f32: f64 goes with f64 alone, and an f64 dweight \
-        needs the partial sum in f64";
+    let text = "dweight is f64, which does not go with the partial sum of f32: f64 goes with f64 alone, and an \
+        f64 dweight needs the partial sum in f64";
     refused(ones(0, 5).dweight(&mut [7.0f64; 3]), text);
     assert_eq!(to, [7.0; 3]);
     Partial::rows(DType::F16, 3, 0).dweight(&mut to).expect("no rows");

@@ -97,8 +97,8 @@ pub(super) fn layer_norm_corrected(x: &[f32], w: &[f32], b: &[f32], y: &mut [f32
     }
 }
 
-/// Row by row: a sum, then dx and the row's terms of dweight while it is in the nearest caches and
-/// the next row is asked for.
+/// Row by row: a sum, then dx and the row's terms of dweight. The next row's x is asked for in the
+/// first pass, its dy in the second, so that memory is read in both.
 #[target_feature(enable = "avx512f")]
 pub(super) fn rms_norm_backward<const NON_TEMPORAL: bool>(tensors: Backward<'_>) {
     let Backward { x, dy, w, rstd, dx, dweight } = tensors;
@@ -109,6 +109,7 @@ pub(super) fn rms_norm_backward<const NON_TEMPORAL: bool>(tensors: Backward<'_>)
         let (x, dy, rstd) = (&x[r * n..][..n], &dy[r * n..][..n], rstd[r]);
         let mut sums = [_mm512_setzero_ps(); STEP];
         for ((x, dy), w) in steps(x).iter().zip(steps(dy)).zip(steps(w)) {
+            x.iter().for_each(|x| ask_for(x, n));
             for (((sum, x), dy), w) in sums.iter_mut().zip(load(x)).zip(load(dy)).zip(load(w)) {
                 *sum = _mm512_fmadd_ps(_mm512_mul_ps(dy, w), x, *sum);
             }
@@ -118,7 +119,6 @@ pub(super) fn rms_norm_backward<const NON_TEMPORAL: bool>(tensors: Backward<'_>)
         let inputs = vectors(x).iter().zip(vectors(dy)).zip(vectors(w));
         let outputs = dx.iter_mut().zip(vectors_mut(dweight));
         for ((dx, dweight), ((x, dy), w)) in outputs.zip(inputs) {
-            ask_for(x, n);
             ask_for(dy, n);
             let dy = load_vector(dy);
             let x_hat = _mm512_mul_ps(load_vector(x), rstd);
@@ -255,11 +255,11 @@ fn store_line<const NON_TEMPORAL: bool>(y: &mut Line, vector: __m512) {
     }
 }
 
-/// Asks for what lies `ahead` elements after `x`.
+/// Asks the second cache for what lies `ahead` elements after `x`; the nearest has no room for two rows.
 fn ask_for(x: &Vector, ahead: usize) {
     let soon = x.as_ptr().wrapping_add(ahead);
     // SAFETY: asking for a line reads nothing, and of an address without memory it does nothing.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(soon.cast()) };
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(soon.cast()) };
 }
 
 #[target_feature(enable = "avx512f")]

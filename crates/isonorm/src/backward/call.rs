@@ -1,9 +1,11 @@
 //! A backward call over rows: the checks before anything is written, and the end of the sums.
 
+use std::borrow::Cow;
 use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};
 
-use crate::backward::correlate::SplitWeight;
+use crate::apply::narrow_tile;
+use crate::backward::correlate::{Slope, SplitWeight};
 use crate::backward::io::BackwardIo;
 use crate::backward::rows::{BackwardJob, Plan};
 use crate::backward::spans::Spans;
@@ -21,19 +23,36 @@ use crate::rows::{AnyIn, AnyOut, In};
 use crate::slice::SliceMut;
 use crate::threads;
 
+/// What a rank knows of its rows, of which it has some columns only.
+pub(crate) struct Known<'a, C> {
+    /// One for each row, as `stats` of the call has them.
+    pub(crate) slopes: &'a [Slope<C>],
+    /// Elements, the first of the rank's, that the statistics depend on.
+    pub(crate) measured: usize,
+}
+
 impl Call<'_> {
     /// Checks everything, then computes.
     pub(crate) fn backward<N: RowNorm>(&self, _: N, io: BackwardIo<'_>) -> Result<(), Error> {
         let dtype = io.x.data.dtype();
         self.check_backward(&io, dtype)?;
+        let (walks, spans) = self.rows_of(&io)?;
+        with_element!(dtype, T => self.backward_typed::<N, T>(io, &walks, &spans, None))
+    }
+
+    /// The rows of a call's tensors, and which of them are the batch.
+    pub(crate) fn rows_of(&self, io: &BackwardIo<'_>) -> Result<(Walks<6>, Spans), Error> {
         let sums_rows = io.dweight.is_some() || io.dbias.is_some() || io.partial.is_some() || io.mask.is_some();
         let sequence = if sums_rows { Sequence::Logical } else { Sequence::Memory };
         let walks = Walks::of(&io.tensors(), self.hidden, sequence)?;
         let spans = Spans::new(io.mask, walks.grid.rows)?;
-        with_element!(dtype, T => self.backward_typed::<N, T>(io, &walks, &spans))
+        if let Some(partial) = &io.partial {
+            partial.check_room(spans.len)?;
+        }
+        Ok((walks, spans))
     }
 
-    fn check_backward(&self, io: &BackwardIo<'_>, dtype: DType) -> Result<(), Error> {
+    pub(crate) fn check_backward(&self, io: &BackwardIo<'_>, dtype: DType) -> Result<(), Error> {
         self.check_params(dtype)?;
         if let Some(dy) = &io.dy {
             check_type("dy", dy.data.dtype(), dtype)?;
@@ -63,76 +82,91 @@ impl Call<'_> {
         Ok(())
     }
 
-    fn backward_typed<N: RowNorm, T: Element>(
+    pub(crate) fn backward_typed<N: RowNorm, T: Element>(
         &self,
         mut io: BackwardIo<'_>,
         walks: &Walks<6>,
         spans: &Spans,
+        known: Option<Known<'_, T::Compute>>,
     ) -> Result<(), Error> {
         let (hidden, rows) = (self.hidden, walks.grid.rows);
         let bytes = rows.saturating_mul(hidden).saturating_mul(size_of::<T>());
         let (level, eps) = (self.cpu.chosen_level()?, self.eps.rounded()?);
         let task = Task { call: self, level, eps, reach: Reach::of(bytes) };
-        let is_empty = rows == 0 || hidden == 0;
-        let [weight, split_weight] = if is_empty { [vec![], vec![]] } else { self.wide_weight::<T>(level) };
-        let kind = match (io.partial.is_some(), io.dweight.is_some(), io.dbias.is_some()) {
-            (true, ..) | (_, true, true) => Some(Kind::Both),
-            (_, true, false) => Some(Kind::Dot),
-            (_, false, true) => Some(Kind::Sum),
-            _ => None,
-        };
+        let kind = kind(&io);
+        let new = |kind| Sums::new(Order::Batch, kind, hidden, 0);
         let mut kept = io.partial.as_deref_mut().and_then(Partial::sums_mut::<T::Compute>);
-        let own = kind.map(|kind| Sums::new(Order::Batch, kind, hidden, 0));
         let sums = match &mut kept {
-            Some(kept) => Some(std::mem::replace(*kept, Sums::new(Order::Batch, Kind::Both, hidden, 0))),
-            None => own,
+            Some(kept) => Some(std::mem::replace(*kept, new(Kind::Both))),
+            None => kind.map(new),
         };
+        if rows == 0 || hidden == 0 {
+            sums.iter().for_each(|sums| finish(level, sums, io.dweight.take(), io.dbias.take()));
+            kept.into_iter().zip(sums).for_each(|(kept, sums)| *kept = sums);
+            return Ok(());
+        }
+        let weight = Weight::of::<T>(self, level);
         let finished = Mutex::new(Vec::new());
         let base = sums.as_ref().map_or(0, Sums::end);
         let past = task.reach == Reach::Past && io.dy.is_some() && io.dresidual.is_none() && io.dr.is_none();
-        let plan =
-            Plan { task, weight: &weight, split_weight: &split_weight, spans, base, kind, past, finished: &finished };
-        if !is_empty {
-            let place = |i: usize| Place::new(&walks.grid, &walks.each[i], if i == 5 { 1 } else { hidden });
-            let job = BackwardJob::<N, T> {
-                norm: PhantomData,
-                plan: &plan,
-                rows: 0..spans.len,
-                x: In::new(T::of(&io.x.data).unwrap_or(&[]), place(1)),
-                dy: io.dy.map(|dy| AnyIn::new(dy.data, place(2))),
-                dx: AnyOut::new(io.dx.data, place(0)),
-                dresidual: io.dresidual.map(|from| from.map(|from| AnyIn::new(from.data, place(3)))),
-                dr: io.dr.map(|dr| AnyOut::new(dr.data, place(4))),
-                stats: io.stats.and_then(|stats| T::Compute::saved(stats)).map(|stats| In::new(stats, place(5))),
-                sums,
-            };
-            threads::run(&self.cpu, job, bytes.saturating_mul(3));
-        } else if let Some(sums) = sums {
-            finished.lock().unwrap_or_else(PoisonError::into_inner).push(sums);
-        }
+        let (weight, split_weight) = (&*weight.ordered, &*weight.split);
+        let measured = known.as_ref().map_or(task.measured(), |known| known.measured);
+        let plan = Plan { task, measured, weight, split_weight, spans, base, kind, past, finished: &finished };
+        let place = |i: usize| Place::new(&walks.grid, &walks.each[i], if i == 5 { 1 } else { hidden });
+        let job = BackwardJob::<N, T> {
+            norm: PhantomData,
+            plan: &plan,
+            rows: 0..spans.len,
+            x: In::new(T::of(&io.x.data).unwrap_or(&[]), place(1)),
+            dy: io.dy.map(|dy| AnyIn::new(dy.data, place(2))),
+            dx: AnyOut::new(io.dx.data, place(0)),
+            dresidual: io.dresidual.map(|from| from.map(|from| AnyIn::new(from.data, place(3)))),
+            dr: io.dr.map(|dr| AnyOut::new(dr.data, place(4))),
+            stats: io.stats.and_then(|stats| T::Compute::saved(stats)).map(|stats| In::new(stats, place(5))),
+            known: known.map(|known| In::new(known.slopes, place(5))),
+            sums,
+        };
+        threads::run(&self.cpu, job, bytes.saturating_mul(3));
         let sums = finished.into_inner().unwrap_or_else(PoisonError::into_inner).pop();
-        if let Some(sums) = sums {
-            finish(&sums, io.dweight, io.dbias);
-            if let Some(kept) = kept {
-                *kept = sums;
-            }
-        }
+        sums.iter().for_each(|sums| finish(level, sums, io.dweight.take(), io.dbias.take()));
+        kept.into_iter().zip(sums).for_each(|(kept, sums)| *kept = sums);
         Ok(())
     }
+}
 
-    /// The weight in the compute type, offset added, ones where there is none; in order, and as `T::load_split` has
-    /// lanes.
-    fn wide_weight<T: Element>(&self, level: Level) -> [Vec<T::Compute>; 2] {
+/// The weight in the compute type, offset added, ones where there is none; in order, and with the lanes of whole chunks
+/// as `T::load_split` has them.
+pub(crate) struct Weight<'a, C: Clone> {
+    pub(crate) ordered: Cow<'a, [C]>,
+    split: Cow<'a, [C]>,
+}
+
+impl<'a, C: Compute> Weight<'a, C> {
+    pub(crate) fn of<T: Element<Compute = C>>(call: &Call<'a>, level: Level) -> Self {
         let _env = FloatEnv::standard();
-        let [mut weight, mut split] = [(); 2].map(|()| vec![T::Compute::ZERO; self.hidden]);
-        self.params.widen_weight(0, &mut weight);
-        T::Compute::enter(level, SplitWeight::<T> { from: &mut weight, split: &mut split });
-        [weight, split]
+        let given = call.params.weight.as_ref().and_then(C::of).filter(|_| C::from_f64(call.params.offset) == C::ZERO);
+        if let (Some(given), false) = (given, T::DTYPE == DType::Bf16) {
+            return Weight { ordered: Cow::Borrowed(given), split: Cow::Borrowed(given) };
+        }
+        let [mut ordered, mut split] = [(); 2].map(|()| vec![C::ZERO; call.hidden]);
+        call.params.widen_weight(0, &mut ordered);
+        C::enter(level, SplitWeight::<T> { from: &mut ordered, split: &mut split });
+        Weight { ordered: Cow::Owned(ordered), split: Cow::Owned(split) }
+    }
+}
+
+/// What is summed over rows.
+fn kind(io: &BackwardIo<'_>) -> Option<Kind> {
+    match (io.partial.is_some(), io.dweight.is_some(), io.dbias.is_some()) {
+        (true, ..) | (_, true, true) => Some(Kind::Both),
+        (_, true, false) => Some(Kind::Dot),
+        (_, false, true) => Some(Kind::Sum),
+        _ => None,
     }
 }
 
 /// The gradients of the parameters, rounded once.
-fn finish<C: Compute>(sums: &Sums<C>, dweight: Option<SliceMut<'_>>, dbias: Option<SliceMut<'_>>) {
+fn finish<C: Compute>(level: Level, sums: &Sums<C>, dweight: Option<SliceMut<'_>>, dbias: Option<SliceMut<'_>>) {
     if dweight.is_none() && dbias.is_none() {
         return;
     }
@@ -140,8 +174,10 @@ fn finish<C: Compute>(sums: &Sums<C>, dweight: Option<SliceMut<'_>>, dbias: Opti
     let root = sums.root();
     let (dot, sum) = root.split_at(if sums.kind().has_dot() { sums.columns() } else { 0 });
     for (from, to) in [(dot, dweight), (sum, dbias)] {
-        if let Some(to) = to {
-            narrow_slice(from, to);
+        match to {
+            Some(to) if C::DTYPE == DType::F32 => narrow_tile(level, from, to),
+            Some(to) => narrow_slice(from, to),
+            None => {}
         }
     }
 }

@@ -30,10 +30,7 @@ pub(crate) struct Slope<C> {
 
 impl<C: Compute> Slope<C> {
     pub(crate) fn of(stats: Stats<C>) -> Self {
-        let Stats { mean, delta, var, inv, scale } = stats;
-        // A caller's statistics may hold any NaN.
-        let stats = Stats { mean: mean.quiet(), delta: delta.quiet(), inv: inv.quiet(), var, scale };
-        Slope { stats, c1: C::ZERO, minus_c2: C::ZERO }
+        Slope { stats: stats.quiet(), c1: C::ZERO, minus_c2: C::ZERO }
     }
 }
 
@@ -87,13 +84,13 @@ where
 }
 
 /// `g * x_hat`, and g.
-struct Products<'a, T: Element, H, R> {
-    x: Row<'a, T>,
-    dy: Row<'a, T>,
-    weight: Row<'a, T::Compute>,
-    ahead: Option<isize>,
-    stats: Stats<T::Compute>,
-    rounding: PhantomData<(H, R)>,
+pub(crate) struct Products<'a, T: Element, H, R> {
+    pub(crate) x: Row<'a, T>,
+    pub(crate) dy: Row<'a, T>,
+    pub(crate) weight: Row<'a, T::Compute>,
+    pub(crate) ahead: Option<isize>,
+    pub(crate) stats: Stats<T::Compute>,
+    pub(crate) rounding: PhantomData<(H, R)>,
 }
 
 impl<C, T, H, R> Products<'_, T, H, R>
@@ -180,8 +177,8 @@ impl<C: Compute, T: Element<Compute = C>> Kernel<C> for SplitWeight<'_, T> {
     #[inline(always)]
     fn eval<S: Isa<C>>(self, isa: S) {
         let SplitWeight { from, split } = self;
-        for i in 0..from.len() {
-            from[i] = from[i].quiet();
+        for weight in from.iter_mut() {
+            *weight = weight.quiet();
         }
         split.copy_from_slice(from);
         let (from, to) = (from.as_chunks::<LANES>().0, split.as_chunks_mut::<LANES>().0);

@@ -22,11 +22,30 @@ use crate::rows::{Run, RunMut};
 
 /// Elements of a row from which setting out along it is worth its price.
 const WIDE: usize = 512;
+/// Rows that go along together.
+const PAIR: usize = 2;
+/// Elements that they go along before the next rows do: leaf and weight stay in the nearest cache meanwhile.
+const TILE: usize = 1024;
 
 /// The open leaf of the parameters' gradients, where they are wanted.
 pub(crate) struct Leaf<'a, C> {
     pub(crate) dweight: Option<&'a mut [C]>,
     pub(crate) dbias: Option<&'a mut [C]>,
+    /// Whether it is to be overwritten: it holds anything.
+    pub(crate) is_new: bool,
+}
+
+impl<C> Leaf<'_, C> {
+    /// Not wanted.
+    pub(crate) fn none() -> Self {
+        Leaf { dweight: None, dbias: None, is_new: false }
+    }
+
+    /// Whether it holds sums when row `i` of a block comes.
+    #[inline(always)]
+    fn goes_on(&self, i: usize) -> bool {
+        !self.is_new || i > 0
+    }
 }
 
 /// How dx is written, and what is asked for meanwhile.
@@ -63,25 +82,26 @@ where
 
     #[inline(always)]
     fn eval<S: Isa<C>>(mut self, isa: S) {
-        let rows = self.rows.len();
-        let mut i = 0;
-        if S::LEAVES > 1 && self.hidden >= WIDE && self.dx.is_nested(self.hidden) {
-            // As many as registers hold, with what rounding to two bytes takes.
-            if size_of::<T>() == 2 {
-                while i + 2 <= rows {
-                    self.along::<S, 2>(isa, i);
-                    i += 2;
+        let (hidden, rows) = (self.hidden, self.rows.len());
+        let head = self.head();
+        let tail = hidden - (hidden - head) % LANES;
+        if S::LEAVES == 1 || hidden < WIDE || !self.dx.is_nested(hidden) {
+            self.down(isa, 0, head..tail);
+        } else {
+            let mut at = head;
+            while at < tail {
+                let tile = at..tail.min(at + TILE);
+                let mut i = 0;
+                while i + PAIR <= rows {
+                    self.along::<S, PAIR>(isa, i, tile.clone());
+                    i += PAIR;
                 }
-            } else {
-                while i + 4 <= rows {
-                    self.along::<S, 4>(isa, i);
-                    i += 4;
-                }
+                self.down(isa, i, tile);
+                at += TILE;
             }
         }
-        if i < rows {
-            self.down(isa, i);
-        }
+        self.part(isa, 0, head);
+        self.part(isa, tail, hidden - tail);
     }
 }
 
@@ -92,56 +112,57 @@ where
     T: Element<Compute = C>,
     R: Element<Compute = C>,
 {
-    /// Rows `i..i + M`, together from end to end.
+    /// Whole chunks of rows `i..i + M`, together from end to end.
     #[inline(always)]
-    fn along<S: Isa<C>, const M: usize>(&mut self, isa: S, i: usize) {
-        let (hidden, head) = (self.hidden, self.head(i));
+    fn along<S: Isa<C>, const M: usize>(&mut self, isa: S, i: usize, columns: Range<usize>) {
+        let (hidden, goes_on) = (self.hidden, self.leaf.goes_on(i));
         let stretch = Stretch::<T, M> {
-            x: std::array::from_fn(|r| self.x.row(i + r, hidden)),
-            dy: self.dy.map(|dy| std::array::from_fn(|r| dy.row(i + r, hidden))),
-            dx: self.dx.rows_mut(i, hidden),
-            weight: &self.weight[..hidden],
-            dweight: self.leaf.dweight.as_deref_mut().map(|leaf| &mut leaf[..hidden]),
-            dbias: self.leaf.dbias.as_deref_mut().map(|leaf| &mut leaf[..hidden]),
+            x: std::array::from_fn(|r| &self.x.row(i + r, hidden)[columns.clone()]),
+            dy: self.dy.map(|dy| std::array::from_fn(|r| &dy.row(i + r, hidden)[columns.clone()])),
+            dx: self.dx.rows_mut(i, hidden).map(|row| &mut row[columns.clone()]),
+            weight: &self.weight[columns.clone()],
+            dweight: self.leaf.dweight.as_deref_mut().map(|leaf| &mut leaf[columns.clone()]),
+            dbias: self.leaf.dbias.as_deref_mut().map(|leaf| &mut leaf[columns.clone()]),
+            goes_on,
         };
         let slopes = std::array::from_fn(|r| self.rows[i + r]);
-        let tail = (hidden - head) % LANES;
-        let (_, rest) = stretch.split_at(head);
-        let (whole, _) = rest.split_at(hidden - head - tail);
-        whole.chunks::<S, N, R>(isa, &slopes, self.way);
-        self.part(isa, i..i + M, 0, head);
-        self.part(isa, i..i + M, hidden - tail, tail);
+        stretch.chunks::<S, N, R>(isa, &slopes, self.way);
     }
 
-    /// Rows from `i` on, column by column.
+    /// Whole chunks of the rows from `i` on, column by column.
     #[inline(always)]
-    fn down<S: Isa<C>>(&mut self, isa: S, i: usize) {
-        let (hidden, rows) = (self.hidden, i..self.rows.len());
-        let head = self.head(i);
-        let tail = (hidden - head) % LANES;
-        let mut at = head;
-        while at < hidden - tail {
-            self.chunk(isa, rows.clone(), at);
+    fn down<S: Isa<C>>(&mut self, isa: S, i: usize, columns: Range<usize>) {
+        if i == self.rows.len() {
+            return;
+        }
+        let mut at = columns.start;
+        while at < columns.end {
+            self.chunk(isa, i, at);
             at += LANES;
         }
-        self.part(isa, rows.clone(), 0, head);
-        self.part(isa, rows, hidden - tail, tail);
     }
 
     /// Columns before the first chunk: stores past the caches want whole lines.
     #[inline(always)]
-    fn head(&mut self, i: usize) -> usize {
-        if self.way.past { self.dx.row_mut(i, self.hidden).as_ptr().align_offset(LINE).min(self.hidden) } else { 0 }
+    fn head(&mut self) -> usize {
+        let row = self.dx.row_mut(0, self.hidden);
+        if self.way.past { row.as_ptr().align_offset(LINE).min(row.len()) } else { 0 }
     }
 
-    /// 32 columns of some rows.
+    /// 32 columns of the rows from `first` on.
     #[inline(always)]
-    fn chunk<S: Isa<C>>(&mut self, isa: S, rows: Range<usize>, at: usize) {
+    fn chunk<S: Isa<C>>(&mut self, isa: S, first: usize, at: usize) {
         let (weight, zero) = (T::split(isa, isa.load(chunk(self.weight, at))), isa.splat(C::ZERO));
+        let goes_on = self.leaf.goes_on(first);
         let leaf = &mut self.leaf;
-        let mut dot = leaf.dweight.as_ref().map_or(zero, |leaf| T::split(isa, isa.load(chunk(leaf, at))));
-        let mut sum = leaf.dbias.as_ref().map_or(zero, |leaf| T::split(isa, isa.load(chunk(leaf, at))));
-        for i in rows {
+        let (mut dot, mut sum) = (zero, zero);
+        if let (Some(leaf), true) = (&leaf.dweight, goes_on) {
+            dot = T::split(isa, isa.load(chunk(leaf, at)));
+        }
+        if let (Some(leaf), true) = (&leaf.dbias, goes_on) {
+            sum = T::split(isa, isa.load(chunk(leaf, at)));
+        }
+        for i in first..self.rows.len() {
             let x = self.x.chunk(i, at);
             if let Some(ahead) = self.way.ahead {
                 isa.prefetch_second(x, ahead);
@@ -166,18 +187,24 @@ where
         }
     }
 
-    /// `n < 32` columns of some rows.
+    /// `n < 32` columns of all rows.
     #[inline(always)]
-    fn part<S: Isa<C>>(&mut self, isa: S, rows: Range<usize>, at: usize, n: usize) {
+    fn part<S: Isa<C>>(&mut self, isa: S, at: usize, n: usize) {
         if n == 0 {
             return;
         }
         let (hidden, columns, zero) = (self.hidden, at..at + n, isa.splat(C::ZERO));
         let weight = isa.load(&padded(&self.weight[columns.clone()]));
+        let goes_on = self.leaf.goes_on(0);
         let leaf = &mut self.leaf;
-        let mut dot = leaf.dweight.as_ref().map_or(zero, |leaf| isa.load(&padded(&leaf[columns.clone()])));
-        let mut sum = leaf.dbias.as_ref().map_or(zero, |leaf| isa.load(&padded(&leaf[columns.clone()])));
-        for i in rows {
+        let (mut dot, mut sum) = (zero, zero);
+        if let (Some(leaf), true) = (&leaf.dweight, goes_on) {
+            dot = isa.load(&padded(&leaf[columns.clone()]));
+        }
+        if let (Some(leaf), true) = (&leaf.dbias, goes_on) {
+            sum = isa.load(&padded(&leaf[columns.clone()]));
+        }
+        for i in 0..self.rows.len() {
             let x = T::load(isa, &padded(&self.x.row(i, hidden)[columns.clone()]));
             let to = &mut self.dx.row_mut(i, hidden)[columns.clone()];
             let dy = self.dy.as_ref().map_or(&*to, |dy| &dy.row(i, hidden)[columns.clone()]);
@@ -208,28 +235,11 @@ struct Stretch<'a, T: Element, const M: usize> {
     weight: &'a [T::Compute],
     dweight: Option<&'a mut [T::Compute]>,
     dbias: Option<&'a mut [T::Compute]>,
+    /// Whether the leaf holds sums.
+    goes_on: bool,
 }
 
-impl<'a, T: Element, const M: usize> Stretch<'a, T, M> {
-    #[inline(always)]
-    fn split_at(self, at: usize) -> (Self, Self) {
-        let (x, x_rest) = split_all(self.x, at);
-        let (dy, dy_rest) = self.dy.map(|dy| split_all(dy, at)).unzip();
-        let (dx, dx_rest) = split_all_mut(self.dx, at);
-        let (weight, weight_rest) = self.weight.split_at(at);
-        let (dweight, dweight_rest) = self.dweight.map(|leaf| leaf.split_at_mut(at)).unzip();
-        let (dbias, dbias_rest) = self.dbias.map(|leaf| leaf.split_at_mut(at)).unzip();
-        let rest = Stretch {
-            x: x_rest,
-            dy: dy_rest,
-            dx: dx_rest,
-            weight: weight_rest,
-            dweight: dweight_rest,
-            dbias: dbias_rest,
-        };
-        (Stretch { x, dy, dx, weight, dweight, dbias }, rest)
-    }
-
+impl<T: Element, const M: usize> Stretch<'_, T, M> {
     /// Whole chunks.
     #[inline(always)]
     fn chunks<S, N, R>(self, isa: S, slopes: &[Slope<T::Compute>; M], way: Way)
@@ -248,8 +258,13 @@ impl<'a, T: Element, const M: usize> Stretch<'a, T, M> {
         let mut dbias = self.dbias.map(|leaf| &mut leaf.as_chunks_mut::<LANES>().0[..count]);
         for at in 0..count {
             let weight = T::split(isa, isa.load(&weight[at]));
-            let mut dot = dweight.as_ref().map_or(zero, |leaf| T::split(isa, isa.load(&leaf[at])));
-            let mut sum = dbias.as_ref().map_or(zero, |leaf| T::split(isa, isa.load(&leaf[at])));
+            let (mut dot, mut sum) = (zero, zero);
+            if let (Some(leaf), true) = (&dweight, self.goes_on) {
+                dot = T::split(isa, isa.load(&leaf[at]));
+            }
+            if let (Some(leaf), true) = (&dbias, self.goes_on) {
+                sum = T::split(isa, isa.load(&leaf[at]));
+            }
             for r in 0..M {
                 if let Some(ahead) = way.ahead {
                     isa.prefetch_second(&x[r][at], ahead);
@@ -309,22 +324,4 @@ fn chunk<T>(from: &[T], at: usize) -> &[T; LANES] {
 #[inline(always)]
 fn chunk_mut<T>(from: &mut [T], at: usize) -> &mut [T; LANES] {
     &mut from[at..at + LANES].as_chunks_mut().0[0]
-}
-
-#[inline(always)]
-fn split_all<T, const M: usize>(rows: [&[T]; M], at: usize) -> ([&[T]; M], [&[T]; M]) {
-    (rows.map(|row| &row[..at]), rows.map(|row| &row[at..]))
-}
-
-#[inline(always)]
-fn split_all_mut<T, const M: usize>(rows: [&mut [T]; M], at: usize) -> ([&mut [T]; M], [&mut [T]; M]) {
-    let mut rest: [&mut [T]; M] = std::array::from_fn(|_| &mut [][..]);
-    let mut r = 0;
-    let first = rows.map(|row| {
-        let (first, others) = row.split_at_mut(at);
-        rest[r] = others;
-        r += 1;
-        first
-    });
-    (first, rest)
 }

@@ -11,10 +11,13 @@
 
 use std::ops::Range;
 
+use crate::backward::planes_blocks::BlocksJob;
 use crate::backward::planes_factors::{Columns, Factors, Output, batch_factors};
 use crate::backward::planes_io::{Gradients, PlaneBackwardIo};
 use crate::backward::planes_sums::{FirstPairs, Lanes, PlaneSums, Sums};
+use crate::backward::planes_table::{TableJob, sum_tables};
 use crate::channels::{self, TILE, Task, WINDOW};
+use crate::channels_blocks::{are_blocks_worth_it, stripes_of_samples};
 use crate::channels_last::MeasureJob;
 use crate::element::{Compute, Element};
 use crate::groups::NARROW;
@@ -29,6 +32,9 @@ use crate::threads::{self, Cpu, Job};
 /// Channels whose sums are held at once.
 const SETS: usize = 256;
 
+/// Positions from which a table of the planes' sums is small beside the planes.
+const TABLE: usize = 16;
+
 /// Bytes of x and dy that are read, summed and read again: they stay in the second-level cache.
 const BLOCK_BYTES: usize = 512 << 10;
 
@@ -39,6 +45,10 @@ pub(crate) fn backward_train<T: Element>(task: Task<'_, T::Compute>, cpu: &Cpu<'
     let Some(x) = T::of(&io.x.data) else { return };
     let (dy, dx, gradients) = (io.dy.map(|dy| dy.data), io.dx.data, io.gradients);
     let saved = io.stats.and_then(T::Compute::saved);
+    if let Some(dy) = dy.and_then(|dy| T::of(&dy)).filter(|_| are_blocks_worth_it(shape, 2 * size_of::<T>())) {
+        let (dx, channels) = (stripes_of_samples(dx, shape), 0..shape.channels);
+        return threads::run(cpu, BlocksJob { task, x, dy, dx: &dx, channels, saved, gradients }, bytes);
+    }
     if shape.last {
         return Last { task, cpu, x, saved, bytes }.train(dy, dx, gradients);
     }
@@ -228,12 +238,22 @@ impl<T: Element> Last<'_, T> {
 
     fn sums(&self, dy: Slice<'_>, first: usize, stats: &[Stats<T::Compute>], [dbias, dweight]: [&mut [T::Compute]; 2]) {
         let Task { level, shape, .. } = self.task;
+        let bytes = self.bytes / shape.channels * stats.len();
+        // Samples are read from one end to the other, but there have to be enough of them for all threads.
+        let has_table = shape.last && shape.spatial >= TABLE && shape.samples >= stats.len().div_ceil(LANES);
+        if let Some(dy) = T::of(&dy).filter(|_| has_table) {
+            let mut table = vec![T::Compute::ZERO; 2 * shape.samples * stats.len()];
+            let (sums, products) = table.split_at_mut(shape.samples * stats.len());
+            let (x, dy) = (&self.x[first..], &dy[first..]);
+            threads::run(self.cpu, TableJob { level, shape, x, dy, stats, dbias: sums, dweight: products }, bytes);
+            let (sums, products) = table.split_at(shape.samples * stats.len());
+            return sum_tables(level, [sums, products], stats.len(), |at, n, [sums, products]| {
+                dbias[at..at + n].copy_from_slice(&sums[..n]);
+                dweight[at..at + n].copy_from_slice(&products[..n]);
+            });
+        }
         let sums = PlaneSums { level, shape, x: self.x, dy };
-        threads::run(
-            self.cpu,
-            SumsJob { sums, first, stats, dbias, dweight },
-            self.bytes / shape.channels * stats.len(),
-        );
+        threads::run(self.cpu, SumsJob { sums, first, stats, dbias, dweight }, bytes);
     }
 }
 

@@ -9,14 +9,15 @@
 //! channel's values in registers, all else is rows of columns, as in `channels.rs`.
 
 use std::array::from_fn;
+use std::marker::PhantomData;
 
-use crate::apply::{Convert, Fence, LINE, narrow_tile};
+use crate::apply::{Convert, Fence, LINE, narrow_tile, round_tile};
 use crate::channels::{TILE, Task};
 use crate::columns::joined_rows;
 use crate::element::{Compute, DType, Element};
 use crate::isa::Isa;
 use crate::level::{Kernel, Level};
-use crate::order::{LANES, Row, padded};
+use crate::order::{LANES, Row};
 use crate::params::widen_slice;
 use crate::slice::{Slice, SliceMut};
 use crate::stats::Stats;
@@ -95,11 +96,11 @@ impl<C: Compute, T: Element<Compute = C>> Kernel<C> for PlanesDx<'_, T> {
     #[inline(always)]
     fn eval<S: Isa<C>>(self, isa: S) {
         let PlanesDx { x, dy, dx, spatial, factors, past } = self;
-        for i in 0..factors.len() {
+        for (i, factors) in factors.iter().enumerate() {
             let plane = i * spatial..(i + 1) * spatial;
             let (x, dy, dx) = (&x[plane.clone()], &dy[plane.clone()], &mut dx[plane]);
             let mut splat = [isa.splat(C::ZERO); VALUES];
-            let values = factors[i].values();
+            let values = factors.values();
             for v in 0..VALUES {
                 splat[v] = isa.splat(values[v]);
             }
@@ -130,10 +131,8 @@ where
     T: Element<Compute = C>,
 {
     if !x.is_empty() {
-        let mut chunk = [T::default(); LANES];
-        let (x, dy) = (T::load(isa, &padded(x)), T::load(isa, &padded(dy)));
-        T::store(isa, dx_of(isa, x, dy, splat, true, true), &mut chunk);
-        dx.copy_from_slice(&chunk[..dx.len()]);
+        let (x, dy) = (T::load_first(isa, x), T::load_first(isa, dy));
+        T::store_first(isa, dx_of(isa, x, dy, splat, true, true), dx);
     }
 }
 
@@ -230,10 +229,8 @@ where
         if past { T::store_past(isa, v, &mut dx[at]) } else { T::store(isa, v, &mut dx[at]) }
     }
     if !x_tail.is_empty() {
-        let mut last = [T::default(); LANES];
-        let (x, dy) = (T::load(isa, &padded(x_tail)), T::load(isa, &padded(dy_tail)));
-        T::store(isa, column_chunk(isa, x, dy, columns, count), &mut last);
-        dx_tail.copy_from_slice(&last[..x_tail.len()]);
+        let (x, dy) = (T::load_first(isa, x_tail), T::load_first(isa, dy_tail));
+        T::store_first(isa, column_chunk(isa, x, dy, columns, count), dx_tail);
     }
 }
 
@@ -241,9 +238,9 @@ where
 fn column_chunk<C: Compute, S: Isa<C>>(isa: S, x: S::V, dy: S::V, columns: &Columns<C>, at: usize) -> S::V {
     let Columns { weighted, scaled, .. } = *columns;
     let mut values = [x; VALUES];
-    for v in 0..VALUES {
+    for (v, value) in values.iter_mut().enumerate() {
         if (v != WEIGHT || weighted) && (v != SCALE || scaled) {
-            values[v] = Row::new(&columns.values[v][..]).read(isa, at, LANES);
+            *value = Row::new(&columns.values[v][..]).read(isa, at, LANES);
         }
     }
     dx_of(isa, x, dy, values, weighted, scaled)
@@ -254,14 +251,12 @@ pub(crate) struct Output<T: Element> {
     level: Level,
     stream: bool,
     rounded: Option<DType>,
-    tile: [T; TILE],
-    wide: [[T::Compute; TILE]; 3],
+    of: PhantomData<T>,
 }
 
 impl<T: Element> Output<T> {
     pub(crate) fn new(task: &Task<'_, T::Compute>) -> Self {
-        let (tile, wide) = ([T::default(); TILE], [[T::Compute::ZERO; TILE]; 3]);
-        Output { level: task.level, stream: task.stream, rounded: task.rounded, tile, wide }
+        Output { level: task.level, stream: task.stream, rounded: task.rounded, of: PhantomData }
     }
 
     /// Contiguous planes of `spatial` elements, one for each of the factors; dy is what dx holds where there is none.
@@ -309,19 +304,27 @@ impl<T: Element> Output<T> {
     }
 
     /// At most [`TILE`] elements.
-    fn tile(&mut self, x: &[T], dy: Option<Slice<'_>>, dx: SliceMut<'_>, stretch: &impl Stretch<T::Compute>) {
+    fn tile(&self, x: &[T], dy: Option<Slice<'_>>, dx: SliceMut<'_>, stretch: &impl Stretch<T::Compute>) {
+        if let Some(dy) = dy {
+            return self.wide_tile(x, dy, dx, stretch);
+        }
+        let Some(dx) = T::of_mut(dx) else { return }; // dy, which dx holds, is of x's type
+        let mut dy = [T::default(); TILE];
+        let dy = &mut dy[..dx.len()];
+        dy.copy_from_slice(dx);
+        stretch.apply(self.level, x, dy, dx, false);
+    }
+
+    /// At most [`TILE`] elements of types that are not all x's.
+    fn wide_tile(&self, x: &[T], dy: Slice<'_>, dx: SliceMut<'_>, stretch: &impl Stretch<T::Compute>) {
         let (level, n) = (self.level, x.len());
-        let Some(dy) = dy else {
-            let Some(dx) = T::of_mut(dx) else { return }; // dy, which dx holds, is of x's type
-            self.tile[..n].copy_from_slice(dx);
-            return stretch.apply(level, x, &self.tile[..n], dx, false);
-        };
-        let [wide_x, wide_dy, wide_dx] = self.wide.each_mut().map(|tile| &mut tile[..n]);
+        let mut wide = [[T::Compute::ZERO; TILE]; 3];
+        let [wide_x, wide_dy, wide_dx] = wide.each_mut().map(|tile| &mut tile[..n]);
         T::Compute::enter(level, Convert { x, y: &mut *wide_x });
         widen_slice(dy, wide_dy);
         stretch.apply(level, wide_x, wide_dy, wide_dx, false);
         if let Some(dtype) = self.rounded {
-            crate::apply::round_tile(level, wide_dx, dtype);
+            round_tile(level, wide_dx, dtype);
         }
         narrow_tile(level, wide_dx, dx);
     }

@@ -14,13 +14,11 @@ use std::ops::Range;
 
 use crate::backward::planes_factors::{Columns, Output};
 use crate::backward::planes_io::PlaneBackwardIo;
+use crate::backward::planes_table::sum_tables;
 use crate::backward::planes_window::{SETS, Window};
 use crate::channels::Task;
 use crate::element::{Compute, Element};
-use crate::isa::Isa;
 use crate::isa::float_env::FloatEnv;
-use crate::level::Kernel;
-use crate::order::{BatchSums, LANES, padded};
 use crate::planes::Shape;
 use crate::slice::{Slice, SliceMut};
 use crate::stats::Stats;
@@ -48,42 +46,7 @@ pub(crate) fn backward_groups<T: Element>(
         return;
     }
     let (dbias, dweight) = table.split_at(planes);
-    let _env = FloatEnv::standard();
-    for first in (0..shape.channels).step_by(LANES) {
-        let sums = [dbias, dweight].map(|table| {
-            T::Compute::enter(task.level, BatchTable { table: &table[first..], channels: shape.channels })
-        });
-        gradients.write(first, LANES.min(shape.channels - first), [&sums[0], &sums[1]]);
-    }
-}
-
-/// A table of all samples and channels, from some channel on, summed over the samples.
-struct BatchTable<'a, C> {
-    table: &'a [C],
-    channels: usize,
-}
-
-impl<C: Compute> Kernel<C> for BatchTable<'_, C> {
-    type Output = [C; LANES];
-
-    #[inline(always)]
-    fn eval<S: Isa<C>>(self, isa: S) -> [C; LANES] {
-        let mut sums = BatchSums::new(isa);
-        let mut at = 0;
-        while at < self.table.len() {
-            let row = &self.table[at..];
-            let row = match row.first_chunk() {
-                Some(chunk) => isa.load(chunk),
-                None => isa.load(&padded(row)),
-            };
-            sums.add(isa, [row]);
-            at += self.channels;
-        }
-        let [sum] = sums.finish(isa);
-        let mut lanes = [C::ZERO; LANES];
-        isa.store(sum, &mut lanes);
-        lanes
-    }
+    sum_tables(task.level, [dbias, dweight], shape.channels, |first, n, sums| gradients.write(first, n, sums));
 }
 
 /// Groups of contiguous elements, or samples whose channels lie side by side, from number `first` on.

@@ -10,11 +10,12 @@
 use std::ops::Range;
 
 use crate::apply::{Hat, ScaledHat};
+use crate::backward::planes_side::LastPairs;
 use crate::backward::planes_strewn::AnyPairs;
 use crate::element::{Compute, Element};
 use crate::isa::Isa;
 use crate::level::{Kernel, Level};
-use crate::order::{BatchSums, ColumnTerms, LANES, Row, Terms, padded, reduce, reduce_columns};
+use crate::order::{BatchSums, LANES, LEAF, Row, Terms, reduce, reduce_short};
 use crate::planes::Shape;
 use crate::slice::Slice;
 use crate::stats::Stats;
@@ -22,11 +23,11 @@ use crate::stripes::Source;
 
 /// The statistics of up to 32 channels, and what their dy is multiplied by.
 pub(crate) struct Lanes<C> {
-    mean: [C; LANES],
-    delta: [C; LANES],
-    inv: [C; LANES],
-    scale: [C; LANES],
-    weight: [C; LANES],
+    pub(super) mean: [C; LANES],
+    pub(super) delta: [C; LANES],
+    pub(super) inv: [C; LANES],
+    pub(super) scale: [C; LANES],
+    pub(super) weight: [C; LANES],
 }
 
 impl<C: Compute> Lanes<C> {
@@ -168,71 +169,15 @@ impl<C: Compute, T: Element<Compute = C>> Pairs<C> for FirstPairs<'_, '_, T> {
         let (mut sum, mut product) = ([C::ZERO; LANES], [C::ZERO; LANES]);
         let x = &self.x[(n * self.shape.channels + self.channels.start) * spatial..];
         let dy = self.dy.planes(n, &self.channels);
+        let dy = &*dy;
         for l in 0..self.channels.len().min(LANES) {
-            let (x, dy) = (&x[l * spatial..(l + 1) * spatial], &dy[l * spatial..(l + 1) * spatial]);
+            let plane = l * spatial..(l + 1) * spatial;
+            let (x, dy) = (Row::new(&x[plane.clone()]), Row::new(&dy[plane]));
             let (stats, weight) = lanes.at(l);
-            let terms = PairTerms { x: Row::new(x), dy: Row::new(dy), stats, weight };
-            [sum[l], product[l]] = reduce(isa, &terms, spatial);
+            let terms = PairTerms { x, dy, stats, weight };
+            let sums = if spatial < LEAF { reduce_short(isa, &terms, spatial) } else { reduce(isa, &terms, spatial) };
+            [sum[l], product[l]] = sums;
         }
         [isa.load(&sum), isa.load(&product)]
-    }
-}
-
-/// Channels that lie side by side: x and dy begin at the first of them.
-struct LastPairs<'a, T> {
-    x: &'a [T],
-    dy: &'a [T],
-    /// From position to position.
-    stride: usize,
-    spatial: usize,
-}
-
-/// One sample's positions, from `start` on.
-struct LastTerms<'a, T: Element> {
-    pairs: &'a LastPairs<'a, T>,
-    start: usize,
-    lanes: &'a Lanes<T::Compute>,
-}
-
-/// 32 elements from `start` on; anything beyond the end.
-#[inline(always)]
-fn read<S: Isa<T::Compute>, T: Element>(isa: S, from: &[T], start: usize) -> S::V {
-    let from = &from[start..];
-    match from.first_chunk() {
-        Some(chunk) => T::load(isa, chunk),
-        None => T::load(isa, &padded(from)),
-    }
-}
-
-impl<C: Compute, T: Element<Compute = C>> LastTerms<'_, T> {
-    /// g and x_hat.
-    #[inline(always)]
-    fn read<S: Isa<C>>(&self, isa: S, at: usize) -> [S::V; 2] {
-        let (LastPairs { x, dy, stride, .. }, lanes) = (self.pairs, self.lanes);
-        let start = (self.start + at) * stride;
-        let (x, dy) = (read(isa, x, start), read(isa, dy, start));
-        let stats = [isa.load(&lanes.mean), isa.load(&lanes.delta), isa.load(&lanes.inv), isa.load(&lanes.scale)];
-        [isa.mul(dy, isa.load(&lanes.weight)), ScaledHat::x_hat(isa, stats, x)]
-    }
-}
-
-impl<C: Compute, T: Element<Compute = C>> ColumnTerms<C, 2> for LastTerms<'_, T> {
-    #[inline(always)]
-    fn step<S: Isa<C>>(&self, isa: S, [sum, product]: [S::V; 2], at: usize) -> [S::V; 2] {
-        let [g, x_hat] = self.read(isa, at);
-        [isa.add(sum, g), isa.fma(g, x_hat, product)]
-    }
-}
-
-impl<C: Compute, T: Element<Compute = C>> Pairs<C> for LastPairs<'_, T> {
-    #[inline(always)]
-    fn sums<S: Isa<C>>(&self, isa: S, n: usize, lanes: &Lanes<C>) -> [S::V; 2] {
-        let terms = LastTerms { pairs: self, start: n * self.spatial, lanes };
-        if self.spatial == 1 {
-            // The other 31 lanes of the order are +0.
-            let ([g, x_hat], zero) = (terms.read(isa, 0), isa.splat(C::ZERO));
-            return [isa.add(g, zero), isa.add(isa.mul(g, x_hat), zero)];
-        }
-        reduce_columns(isa, &terms, self.spatial)
     }
 }

@@ -8,9 +8,9 @@ use crate::affine::Plain;
 use crate::apply::{Apply, Convert, narrow_tile};
 use crate::backward::correlate::{Correlate, Slope};
 use crate::backward::gradients::{Gradients, Leaf, Way};
-use crate::backward::rows::{BackwardJob, leaf_of};
+use crate::backward::rows::{BackwardJob, Plan, leaf_of};
 use crate::element::{Compute, Element};
-use crate::forward::{RowNorm, Task, measure};
+use crate::forward::{RowNorm, measure};
 use crate::level::Level;
 use crate::order::Sums;
 use crate::params::Recipe;
@@ -39,23 +39,26 @@ impl<C: Compute> Wide<C> {
         row: usize,
         sums: Option<&mut Sums<C>>,
     ) {
-        let task = job.plan.task;
+        let (plan, task) = (job.plan, job.plan.task);
         let columns = 0..task.hidden();
         let x = job.x.row(row);
-        let stats = match job.stats {
-            Some(saved) => saved.row(row)[0],
-            None => measure::<N, T>(&task, &x[..task.measured()]),
+        let known = job.known.map(|known| known.row(row)[0]);
+        let stats = match (known, job.stats) {
+            (Some(known), _) => known.stats,
+            (None, Some(saved)) => saved.row(row)[0],
+            (None, None) => measure::<N, T>(&task, &x[..task.measured()]),
         };
         widen_any(task.level, T::slice(x), &mut self.x);
         if stats.is_scaled() {
             self.x.iter_mut().for_each(|x| *x = *x * stats.scale);
         }
         widen_any(task.level, job.dy.unwrap_or(job.dx.as_in()).row(row, columns.clone()), &mut self.dy);
-        let slope = &mut Slope::of(stats);
         if N::OF_LANGUAGE_MODELS && task.call.recipe == Recipe::Llama {
-            self.differentiate::<N, T>(&task, job.plan.weight, slope, sums);
+            let slope = known.unwrap_or_else(|| self.correlate::<N, T>(plan, Slope::of(stats)));
+            self.differentiate::<N, T>(plan, slope, sums);
         } else {
-            self.differentiate::<N, C>(&task, job.plan.weight, slope, sums);
+            let slope = known.unwrap_or_else(|| self.correlate::<N, C>(plan, Slope::of(stats)));
+            self.differentiate::<N, C>(plan, slope, sums);
         }
         if stats.is_scaled() {
             self.dx.iter_mut().for_each(|dx| *dx = *dx * stats.scale);
@@ -77,22 +80,30 @@ impl<C: Compute> Wide<C> {
         }
     }
 
+    /// The slope of x and dy.
+    fn correlate<N: RowNorm, R: Element<Compute = C>>(&self, plan: &Plan<'_, C>, slope: Slope<C>) -> Slope<C> {
+        let Plan { task, weight, .. } = *plan;
+        let (hidden, measured, eps, norm) = (task.hidden(), task.measured(), task.eps, PhantomData::<(N, R)>);
+        let (x, dy) = (Run::one(&self.x), Run::one(&self.dy));
+        let mut rows = [slope];
+        C::enter(task.level, Correlate { hidden, measured, eps, x, dy, weight, ahead: None, rows: &mut rows, norm });
+        rows[0]
+    }
+
     /// dx but for its rounding, from x and dy; and what the row adds to `sums`.
     fn differentiate<N: RowNorm, R: Element<Compute = C>>(
         &mut self,
-        task: &Task<'_, C>,
-        weight: &[C],
-        slope: &mut Slope<C>,
+        plan: &Plan<'_, C>,
+        slope: Slope<C>,
         mut sums: Option<&mut Sums<C>>,
     ) {
-        let (hidden, measured, eps, norm) = (task.hidden(), task.measured(), task.eps, PhantomData::<(N, R)>);
-        let (x, dy, level) = (Run::one(&self.x), Run::one(&self.dy), task.level);
-        let rows = std::slice::from_mut(slope);
-        C::enter(level, Correlate { hidden, measured, eps, x, dy, weight, ahead: None, rows: &mut *rows, norm });
-        let mut leaf = Leaf { dweight: None, dbias: None };
+        let Plan { task, measured, weight, .. } = *plan;
+        let (hidden, level, norm) = (task.hidden(), task.level, PhantomData::<(N, R)>);
+        let (x, dy, rows) = (Run::one(&self.x), Run::one(&self.dy), &[slope]);
+        let mut leaf = Leaf::none();
         match &mut sums {
             Some(sums) if sums.raw() > 0 => {
-                let (x, y, stats) = (&self.x[..], &mut self.other[..], rows[0].stats);
+                let (x, y, stats) = (&self.x[..], &mut self.other[..], slope.stats);
                 C::enter(level, Apply::<N::Hat<C>, C, R, C, _> { x, y, stats, affine: Plain, recipe: PhantomData });
                 sums.push(&self.dy, &self.other);
             }
@@ -106,9 +117,8 @@ impl<C: Compute> Wide<C> {
             sums.advance(1);
         }
         // Elements of pRMSNorm that its statistics do not depend on.
-        for i in measured..hidden {
-            self.dx[i] = R::narrow(self.dy[i] * weight[i]).widen() * slope.stats.inv;
-        }
+        let free = self.dx.iter_mut().zip(&self.dy).zip(weight).skip(measured);
+        free.for_each(|((dx, dy), weight)| *dx = R::narrow(*dy * *weight).widen() * slope.stats.inv);
     }
 }
 

@@ -51,7 +51,7 @@ impl Avx512 {
 macro_rules! op {
     ($intrinsic:expr) => {
         // SAFETY: an `Avx512` exists, so the CPU has the instruction; pointers come from references
-        // to arrays of exactly the bytes that are read or written.
+        // to arrays of exactly the bytes that are read or written, or masks leave those of the slice alone.
         unsafe { $intrinsic }
     };
 }
@@ -66,6 +66,10 @@ macro_rules! each {
         out
     }};
 }
+
+mod words;
+
+use words::*;
 
 impl Isa<f32> for Avx512 {
     type V = [__m512; 2];
@@ -121,6 +125,18 @@ impl Isa<f32> for Avx512 {
         let (halves, _) = to.as_chunks_mut::<16>();
         op!(_mm512_storeu_ps(halves[0].as_mut_ptr(), v[0]));
         op!(_mm512_storeu_ps(halves[1].as_mut_ptr(), v[1]));
+    }
+    #[inline(always)]
+    fn load_first(self, from: &[f32]) -> Self::V {
+        let (mask, from) = (first_bits(from.len()), from.as_ptr());
+        let low = op!(_mm512_maskz_loadu_ps(mask as u16, from));
+        [low, op!(_mm512_maskz_loadu_ps((mask >> 16) as u16, from.wrapping_add(16)))]
+    }
+    #[inline(always)]
+    fn store_first(self, v: Self::V, to: &mut [f32]) {
+        let (mask, to) = (first_bits(to.len()), to.as_mut_ptr());
+        op!(_mm512_mask_storeu_ps(to, mask as u16, v[0]));
+        op!(_mm512_mask_storeu_ps(to.wrapping_add(16), (mask >> 16) as u16, v[1]));
     }
     #[inline(always)]
     fn load_f16(self, from: &[f16; LANES]) -> Self::V {
@@ -283,6 +299,22 @@ impl Isa<f64> for Avx512 {
         }
     }
     #[inline(always)]
+    fn load_first(self, from: &[f64]) -> Self::V {
+        let (mask, from) = (first_bits(from.len()), from.as_ptr());
+        let mut out = [op!(_mm512_setzero_pd()); 4];
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = op!(_mm512_maskz_loadu_pd((mask >> (8 * i)) as u8, from.wrapping_add(8 * i)));
+        }
+        out
+    }
+    #[inline(always)]
+    fn store_first(self, v: Self::V, to: &mut [f64]) {
+        let (mask, to) = (first_bits(to.len()), to.as_mut_ptr());
+        for (i, v) in v.into_iter().enumerate() {
+            op!(_mm512_mask_storeu_pd(to.wrapping_add(8 * i), (mask >> (8 * i)) as u8, v));
+        }
+    }
+    #[inline(always)]
     fn store_past(self, v: Self::V, to: &mut [f64; LANES]) {
         if !is_aligned(to) {
             return self.store(v, to);
@@ -310,69 +342,10 @@ impl Isa<f64> for Avx512 {
     }
 }
 
-/// Bits 0..n.
+/// Bits 0..n, of at most 32.
 #[inline(always)]
 fn first_bits(n: usize) -> u32 {
     ((1u64 << n) - 1) as u32
-}
-
-/// Indices that put word `FIRST + i` at word `2 i + 1`.
-#[inline(always)]
-fn words_from<const FIRST: i32>() -> __m512i {
-    let iota = op!(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
-    let words = op!(_mm512_add_epi32(iota, _mm512_set1_epi32(FIRST)));
-    op!(_mm512_slli_epi32::<16>(words))
-}
-
-/// Indices of the upper words of the 16 lanes of two registers.
-#[inline(always)]
-fn odd_words() -> __m512i {
-    let iota = op!(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
-    // Word pairs (4 i + 1, 4 i + 3), i = 0..16: over both registers.
-    let low = op!(_mm512_add_epi32(_mm512_slli_epi32::<2>(iota), _mm512_set1_epi32(1)));
-    let high = op!(_mm512_slli_epi32::<16>(_mm512_add_epi32(low, _mm512_set1_epi32(2))));
-    op!(_mm512_or_si512(low, high))
-}
-
-/// Each lane rounded to the nearest bf16, ties to even, in its upper word; NaN becomes quiet.
-#[inline(always)]
-fn round_bf16(v: __m512) -> __m512i {
-    let bits = op!(_mm512_castps_si512(v));
-    let odd = op!(_mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1)));
-    let rounded = op!(_mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd));
-    let nan = op!(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v));
-    op!(_mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x0040_0000)))
-}
-
-/// The upper word of each lane.
-#[inline(always)]
-fn upper_words() -> __m512i {
-    op!(_mm512_set1_epi32(0xFFFF_0000_u32.cast_signed()))
-}
-
-/// Even lanes and odd ones, rounded to the nearest bf16, ties to even, in pairs of words: upper halves go up by one
-/// where the lower halves, made odd with them, exceed half a unit. NaN is quiet with a lower half of 0, and stays.
-#[inline(always)]
-fn round_pairs([even, odd]: [__m512; 2]) -> __m512i {
-    let (even, odd) = (op!(_mm512_castps_si512(even)), op!(_mm512_castps_si512(odd)));
-    // 0xF8: a | (b & c)
-    let upper = op!(_mm512_ternarylogic_epi32::<0xF8>(_mm512_srli_epi32::<16>(even), odd, upper_words()));
-    let lower = op!(_mm512_ternarylogic_epi32::<0xF8>(_mm512_slli_epi32::<16>(odd), even, _mm512_set1_epi32(0xFFFF)));
-    let sticky = op!(_mm512_ternarylogic_epi32::<0xF8>(lower, upper, _mm512_set1_epi16(1)));
-    let up = op!(_mm512_cmpgt_epu16_mask(sticky, _mm512_set1_epi16(i16::MIN)));
-    // Saturating, though nothing saturates: a plain sum would become three instructions instead of two.
-    op!(_mm512_mask_adds_epu16(upper, up, upper, _mm512_set1_epi16(1)))
-}
-
-/// 32 elements of two bytes, past the caches where `to` is aligned.
-#[inline(always)]
-fn store_words_past<T: Copy>(from: &[T; LANES], to: &mut [T; LANES]) {
-    if size_of::<T>() != 2 || !is_aligned(to) {
-        *to = *from;
-        return;
-    }
-    let words = op!(_mm512_loadu_si512(from.as_ptr().cast()));
-    op!(_mm512_stream_si512(to.as_mut_ptr().cast(), words));
 }
 
 #[inline(always)]

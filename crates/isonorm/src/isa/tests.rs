@@ -43,6 +43,12 @@ impl<C: Compute> Kernel<C> for Operations<'_, C> {
         for n in 0..=LANES {
             keep("take_first", isa.take_first(n, a, b), LANES);
         }
+        for n in 0..LANES {
+            keep("load_first", isa.load_first(&self.0[0][..n]), LANES);
+            let mut stored = *self.0[1];
+            isa.store_first(a, &mut stored[..n]);
+            keep("store_first", isa.load(&stored), LANES);
+        }
         results
     }
 }

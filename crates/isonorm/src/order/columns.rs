@@ -20,6 +20,9 @@ pub(crate) trait ColumnTerms<C: Compute, const K: usize> {
 /// memory is read in longer runs, and few enough for their trees to lie on the stack.
 const SWEEP: usize = 8;
 
+/// Positions from one read of a sweep to the next leaf's, which is worth asking for.
+pub(crate) const NEXT: usize = LEAF;
+
 /// Reduces `len` positions in row order, each column for itself.
 #[inline(always)]
 pub(crate) fn reduce_columns<C, S, T, const K: usize>(isa: S, terms: &T, len: usize) -> [S::V; K]
@@ -28,28 +31,46 @@ where
     S: Isa<C>,
     T: ColumnTerms<C, K>,
 {
-    let mut lanes = [[isa.splat(C::ZERO); K]; LANES];
     if len <= LEAF {
-        for (l, lane) in lanes.iter_mut().enumerate().take(len) {
-            *lane = lane_of_leaf(isa, terms, l, len);
-        }
-    } else {
-        for (sweep, lanes) in lanes.chunks_exact_mut(SWEEP).enumerate() {
-            sweep_lanes(isa, terms, len, sweep * SWEEP, lanes);
-        }
+        return fold_leaf(isa, terms, len);
+    }
+    let mut lanes = [[isa.splat(C::ZERO); K]; LANES];
+    for (sweep, lanes) in lanes.chunks_exact_mut(SWEEP).enumerate() {
+        sweep_lanes(isa, terms, len, sweep * SWEEP, lanes);
     }
     let mut w = LANES / 2;
     while w > 0 {
-        for l in 0..w.min(len.saturating_sub(w)) {
+        for l in 0..w {
             lanes[l] = both(isa, lanes[l], lanes[l + w]);
         }
         w /= 2;
     }
-    if len < LANES {
-        // Lanes that no position reached are +0. Adding one changes -0 alone, so adding one at the end does for all.
-        lanes[0] = both(isa, lanes[0], [isa.splat(C::ZERO); K]);
-    }
     lanes[0]
+}
+
+/// The only leaf, of `len` positions: its lanes are folded as they come, four lanes' sums at a time.
+#[inline(always)]
+fn fold_leaf<C, S, T, const K: usize>(isa: S, terms: &T, len: usize) -> [S::V; K]
+where
+    C: Compute,
+    S: Isa<C>,
+    T: ColumnTerms<C, K>,
+{
+    let mut quarters = [[isa.splat(C::ZERO); K]; 4];
+    for (l, quarter) in quarters.iter_mut().enumerate().take(len) {
+        // Lanes l, l + 16; l + 8, l + 24; l + 4, l + 20; l + 12, l + 28: the order of the fold.
+        let mut eighths = [[isa.splat(C::ZERO); K]; 4];
+        for (i, eighth) in eighths.iter_mut().enumerate() {
+            let lane = l + [0, 8, 4, 12][i];
+            if lane >= len {
+                continue; // as are its sums: +0
+            }
+            let (low, high) = (lane_of_leaf(isa, terms, lane, len), lane_of_leaf(isa, terms, lane + 16, len));
+            *eighth = both(isa, low, high);
+        }
+        *quarter = both(isa, both(isa, eighths[0], eighths[1]), both(isa, eighths[2], eighths[3]));
+    }
+    both(isa, both(isa, quarters[0], quarters[2]), both(isa, quarters[1], quarters[3]))
 }
 
 /// Lanes `first..` over all leaves.

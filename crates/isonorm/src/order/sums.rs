@@ -32,6 +32,9 @@ pub(crate) struct Sums<C> {
     spare: Vec<Vec<C>>,
 }
 
+/// What is kept of two spares when sums merge.
+const SPARE: usize = 8;
+
 /// The sum of 2^level leaves, the `index`-th of its level.
 #[derive(Clone, Debug)]
 struct Node<C> {
@@ -116,6 +119,23 @@ impl<C: Compute> Sums<C> {
         &mut self.leaf
     }
 
+    /// As `leaf_mut`, for a kernel that overwrites a leaf that is new, since that one holds anything; and whether it is.
+    pub(crate) fn open_leaf(&mut self) -> (&mut [C], bool) {
+        let is_new = self.leaf.is_empty();
+        if is_new {
+            let width = self.extent.width();
+            self.leaf = self.spare.pop().unwrap_or_else(|| vec![C::ZERO; width]);
+        }
+        (&mut self.leaf, is_new)
+    }
+
+    /// Storage that `other`, of as many columns, does not need: what a thread has allocated costs no page faults.
+    pub(crate) fn take_spare(&mut self, other: &mut Self) {
+        if self.extent.width() == other.extent.width() {
+            self.spare.append(&mut other.spare);
+        }
+    }
+
     /// Storage for a leaf or a node, +0 throughout.
     pub(crate) fn zeros(&mut self) -> Vec<C> {
         let mut values = self.spare.pop().unwrap_or_default();
@@ -145,11 +165,11 @@ impl<C: Compute> Sums<C> {
     /// The next 2^level whole leaves as one node; `end` is a multiple of as many.
     pub(crate) fn push_node(&mut self, level: u32, values: Vec<C>) {
         let leaf = self.extent.order.leaf();
-        debug_assert!(self.raw() == 0 && self.extent.end.is_multiple_of(leaf << level), "a node of another place");
         if self.kind() == Kind::Largest {
             keep_larger(self.leaf_mut(), &values);
         } else {
-            self.add_node(Node { level, index: (self.extent.end / leaf) >> level, values });
+            debug_assert!(self.raw() == 0 && self.end().is_multiple_of(leaf << level), "a node of another place");
+            self.add_node(Node { level, index: (self.end() / leaf) >> level, values });
         }
         self.extent.end += leaf << level;
     }
@@ -159,8 +179,9 @@ impl<C: Compute> Sums<C> {
             add(&left.values, &mut node.values);
             node.level += 1;
             node.index /= 2;
-            // A tree of this height never needs more.
-            if self.spare.len() < node.level as usize {
+            // Nodes, open leaf and spares are never more than a tree of this height needs.
+            let height = self.nodes.first().map_or(0, |first| first.level).max(node.level);
+            if self.spare.len() + self.nodes.len() <= height as usize {
                 self.spare.push(left.values);
             }
         }
@@ -168,7 +189,7 @@ impl<C: Compute> Sums<C> {
     }
 
     /// Takes the sums of the positions from `end` on.
-    pub(crate) fn merge(&mut self, next: Self) -> Result<(), Error> {
+    pub(crate) fn merge(&mut self, mut next: Self) -> Result<(), Error> {
         let extent = next.extent;
         if self.extent != (Extent { start: self.start(), end: self.end(), ..extent }) {
             return Err(Error::PartialKind { expected: self.describe(), found: next.describe() });
@@ -187,6 +208,8 @@ impl<C: Compute> Sums<C> {
             let (a, b) = next.raw[i * extent.term()..][..extent.term()].split_at(extent.columns);
             self.push(a, b);
         }
+        self.take_spare(&mut next);
+        self.spare.truncate(SPARE);
         for node in next.nodes {
             self.push_node(node.level, node.values);
         }

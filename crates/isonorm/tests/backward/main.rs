@@ -3,6 +3,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod expected;
+mod forms;
 mod golden;
 mod pieces;
 mod refused;

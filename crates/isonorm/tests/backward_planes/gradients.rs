@@ -8,7 +8,7 @@ use isonorm_testing::oracle::forward::{Affine, Channels, Running};
 use isonorm_testing::oracle::{Compute, Eps};
 use isonorm_testing::values::Kind;
 
-use crate::call::{Call, How, with_options};
+use crate::call::{Call, How};
 use crate::support::{Saved, Tensor};
 
 /// A forward call, and what backward takes and returns besides.

@@ -135,12 +135,15 @@ fn one_value_for_each_channel_is_refused_in_training_alone() {
     assert_eq!(dx, [2.0, 4.0, 6.0]);
 }
 
+trait Backward: Fn(PlaneBackwardIo<'_>) -> Result<(), Error> {}
+impl<F: Fn(PlaneBackwardIo<'_>) -> Result<(), Error>> Backward for F {}
+
 #[test]
 fn gradients_over_no_sample_are_positive_zeros() {
     for (channels, spatial) in [(3, 2), (3, 0), (40, 1), (0, 2), (0, 0)] {
         for last in [false, true] {
             let (ones, none) = (vec![1.0f32; channels], [0.0f32; 0]);
-            let calls: [&dyn Fn(PlaneBackwardIo<'_>) -> Result<(), Error>; 4] = [
+            let calls: [&dyn Backward; 4] = [
                 &|io| BatchNorm::new(channels).train_backward(io),
                 &|io| BatchNorm::new(channels).evaluate_backward(io, &ones, &ones),
                 &|io| InstanceNorm::new(channels).backward(io),

@@ -64,7 +64,6 @@ macro_rules! with_options {
         norm
     }};
 }
-pub(crate) use with_options;
 
 impl Call {
     /// A call of `norm` on values of one kind, with weight, bias and running statistics of x's type.

@@ -75,8 +75,17 @@ macro_rules! with_options {
 
 /// What a call reads or writes: the forward pass or the backward pass.
 enum Pass<'a> {
-    Forward { y: &'a mut Tensor, stats: Option<&'a mut Saved> },
-    Backward { dy: &'a Tensor, dx: &'a mut Tensor, dweight: &'a mut Tensor, dbias: &'a mut Tensor, stats: Option<&'a Saved> },
+    Forward {
+        y: &'a mut Tensor,
+        stats: Option<&'a mut Saved>,
+    },
+    Backward {
+        dy: &'a Tensor,
+        dx: &'a mut Tensor,
+        dweight: &'a mut Tensor,
+        dbias: &'a mut Tensor,
+        stats: Option<&'a Saved>,
+    },
 }
 
 impl Call {
@@ -104,8 +113,9 @@ impl Call {
     pub(crate) fn sets(&self, len: usize) -> Vec<Vec<(usize, usize)>> {
         let (channels, spatial) = (self.channels, self.spatial);
         let channel = |at: usize| at / spatial % channels;
-        let consecutive =
-            |size: usize| (0..len / size).map(|s| (s * size..(s + 1) * size).map(|at| (at, channel(at))).collect()).collect();
+        let consecutive = |size: usize| {
+            (0..len / size).map(|s| (s * size..(s + 1) * size).map(|at| (at, channel(at))).collect()).collect()
+        };
         match self.norm {
             Norm::Rms | Norm::Layer => consecutive(channels),
             Norm::Group | Norm::Instance => consecutive(channels / self.groups * spatial),
@@ -177,16 +187,22 @@ impl Call {
         }
     }
 
+    fn read<'a>(&self, tensor: &'a Tensor) -> Planes<'a> {
+        Planes::channels_first(tensor.slice(), self.channels, self.spatial)
+    }
+
+    fn write<'a>(&self, tensor: &'a mut Tensor) -> PlanesMut<'a> {
+        PlanesMut::channels_first(tensor.slice_mut(), self.channels, self.spatial)
+    }
+
     fn planes(&self, x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, pass: Pass<'_>) -> Result<(), Error> {
         let group = with_options!(GroupNorm::new(self.groups, self.channels), self, weight, bias);
         let instance = with_options!(InstanceNorm::new(self.channels), self, weight, bias);
         let batch = with_options!(BatchNorm::new(self.channels), self, weight, bias);
         let running = self.running.as_ref().map(|both| both.each_ref().map(|values| tensor(self.dtype, values)));
-        let read = |t: &'_ Tensor| Planes::channels_first(t.slice(), self.channels, self.spatial);
-        let write = |t: &'_ mut Tensor| PlanesMut::channels_first(t.slice_mut(), self.channels, self.spatial);
         match pass {
             Pass::Forward { y, stats } => {
-                let mut io = PlaneIo::new(read(x), write(y));
+                let mut io = PlaneIo::new(self.read(x), self.write(y));
                 if let Some(stats) = stats {
                     io = io.stats(stats.stats_mut());
                 }
@@ -198,7 +214,7 @@ impl Call {
                 }
             }
             Pass::Backward { dy, dx, dweight, dbias, stats } => {
-                let mut io = PlaneBackwardIo::new(read(x), read(dy), write(dx));
+                let mut io = PlaneBackwardIo::new(self.read(x), self.read(dy), self.write(dx));
                 io = io.dweight(dweight.slice_mut()).dbias(dbias.slice_mut());
                 if let Some(stats) = stats {
                     io = io.stats(stats.stats_ref());

@@ -80,7 +80,8 @@ fn distances(call: &Call, scale: f64, shift: f64) -> [f64; 3] {
 
 /// Every norm with every choice of parameters, eps and saved statistics.
 fn calls(scale: f64) -> Vec<Call> {
-    let norms = [(Norm::Rms, 37, 1), (Norm::Layer, 150, 1), (Norm::Group, 6, 7), (Norm::Instance, 5, 9), (Norm::Batch, 4, 11)];
+    let norms =
+        [(Norm::Rms, 37, 1), (Norm::Layer, 150, 1), (Norm::Group, 6, 7), (Norm::Instance, 5, 9), (Norm::Batch, 4, 11)];
     let mut all = Vec::new();
     for (norm, channels, spatial) in norms {
         for choice in 0..16 {

@@ -3,9 +3,11 @@
 
 pub(crate) mod layout;
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 use isonorm::{
-    BackwardIo, Cpu, Error, Io, LayerNorm, Level, Recipe, RmsNorm, Slice, SliceMut, Stats, StatsMut, StatsRef,
+    BackwardIo, Cpu, Error, Io, LayerNorm, Level, Recipe, RmsNorm, Shard, Slice, SliceMut, Stats, StatsMut, StatsRef,
 };
 use isonorm_testing::DType;
 use isonorm_testing::golden::Array;
@@ -211,6 +213,11 @@ impl Norm {
 
     pub(crate) fn backward(&self, cpu: Cpu<'_>, io: BackwardIo<'_>) -> Result<(), Error> {
         with_norm!(self, cpu, norm => norm.backward(io))
+    }
+
+    /// Of a norm whose weight and bias are of the columns alone.
+    pub(crate) fn shard<'a>(&'a self, cpu: Cpu<'a>, columns: Range<usize>) -> Result<Shard<'a>, Error> {
+        with_norm!(self, cpu, norm => norm.shard(columns))
     }
 
     /// y of contiguous rows.
