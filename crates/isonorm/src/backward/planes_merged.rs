@@ -3,7 +3,7 @@
 use crate::backward::planes_factors::{Columns, Factors, Output, batch_factors};
 use crate::backward::planes_io::PlaneBackwardIo;
 use crate::channels::{TILE, Task};
-use crate::element::Element;
+use crate::element::{Compute, Element};
 use crate::groups::NARROW;
 use crate::isa::float_env::FloatEnv;
 use crate::planes::Shape;
@@ -27,6 +27,10 @@ pub(crate) fn backward_merged<T: Element>(
         let _env = FloatEnv::standard();
         let whole = Task { shape: Shape { samples, ..shape }, ..task };
         batch_factors(&whole, 0, stats, sums, &mut factors);
+        for factors in &mut factors {
+            // Other ranks' sums may hold any NaN.
+            (factors.k1, factors.k2) = (factors.k1.quiet(), factors.k2.quiet());
+        }
     }
     let task = Task { rounded, ..task };
     let job = MergedJob { task, x, dy: io.dy.map(|dy| dy.data), dx: io.dx.data, factors: &factors };

@@ -158,7 +158,7 @@ impl<C: Compute> Progress<C> {
             let eps = if self.is_scaled { self.eps.scaled(set.scale) } else { self.eps };
             stats.inv = eps.inverse_root(stats.var);
             stats.scale = set.scale;
-            self.stats[set.at] = stats;
+            self.stats[set.at] = stats.quiet(); // other ranks' sums may hold any NaN
         }
         let (eps, stats) = (self.eps, &self.stats);
         self.sets.retain(|set| set.out_of_range | eps.is_small(stats[set.at].var));
