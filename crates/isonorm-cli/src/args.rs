@@ -1,5 +1,7 @@
 //! The command line: what may be given, in what words. What it means is the library's.
 
+mod backward;
+
 use std::num::{IntErrorKind, ParseIntError};
 use std::str::FromStr;
 
@@ -8,6 +10,7 @@ use isonorm::{DType, Level, Recipe};
 
 use crate::error::{Error, Result};
 use crate::tensor::{Format, Place};
+pub use backward::{Backward, BackwardBatch, BackwardGroup, BackwardInstance, BackwardRow, Gradients};
 
 /// Normalization layers with the same bits everywhere, at the speed of memory.
 ///
@@ -39,6 +42,9 @@ pub enum Command {
     GroupNorm(Group),
     /// Normalize each channel of each sample
     InstanceNorm(Instance),
+    /// The backward pass: from dy to dx, and to the gradients of weight and bias
+    #[command(subcommand)]
+    Backward(Backward),
     /// Show every step of a norm with its numbers
     Explain(crate::explain::Args),
     /// Check the golden cases bit for bit, on every level of this machine
@@ -47,30 +53,21 @@ pub enum Command {
     Bench(Bench),
 }
 
-/// What every norm takes.
+/// What every call takes.
 #[derive(Args, Debug)]
 pub struct Common {
     /// The input
     #[arg(value_name = "X")]
     pub x: Place,
-    /// The output
-    #[arg(short, long, value_name = "Y")]
-    pub output: Place,
     /// A factor for each normalized element or channel
     #[arg(long, value_name = "W")]
     pub weight: Option<Place>,
-    /// A summand for each normalized element or channel
-    #[arg(long, value_name = "B")]
-    pub bias: Option<Place>,
     /// Added to the variance or mean square [default: 1e-6 for rms-norm, 1e-5 for the others]
     #[arg(long, value_name = "E", allow_hyphen_values = true)]
     pub eps: Option<f64>,
     /// Add eps to the root instead: x / (root + eps)
     #[arg(long)]
     pub eps_outside: bool,
-    /// Storage type of the output [default: that of X]
-    #[arg(long, value_name = "TYPE")]
-    pub dtype: Option<Type>,
     /// Take 2-byte items without a type (|V2) in npy files for bf16, and write bf16 so
     #[arg(long)]
     pub bf16: bool,
@@ -80,9 +77,6 @@ pub struct Common {
     /// Instruction set: scalar, avx2, avx512 or neon; the bits are the same [default: the fastest here]
     #[arg(long, value_name = "L")]
     pub level: Option<Level>,
-    /// Write the statistics: `mean` and `rstd` of each row or group (batch-norm: `mean` and `var` of each channel)
-    #[arg(long, value_name = "S.safetensors")]
-    pub save_stats: Option<Place>,
     /// Print the summary as one JSON object on standard output
     #[arg(long)]
     pub json: bool,
@@ -90,10 +84,29 @@ pub struct Common {
 
 impl Common {
     /// Refuses `--bf16`, which is about npy files, where none is named among these and `more`.
-    pub(crate) fn check_bf16<'a>(&'a self, more: impl IntoIterator<Item = &'a Option<Place>>) -> Result<()> {
-        let named = [&self.x, &self.output].into_iter().chain(&self.weight).chain(&self.bias);
-        check_bf16(self.bf16, named.chain(more.into_iter().flatten()))
+    pub(crate) fn check_bf16<'a>(&'a self, more: impl IntoIterator<Item = &'a Place>) -> Result<()> {
+        check_bf16(self.bf16, [&self.x].into_iter().chain(&self.weight).chain(more))
     }
+}
+
+/// What every forward call takes.
+#[derive(Args, Debug)]
+pub struct Forward {
+    /// The output
+    #[arg(short, long, value_name = "Y")]
+    pub output: Place,
+    /// Storage type of the output [default: that of X]
+    #[arg(long, value_name = "TYPE")]
+    pub dtype: Option<Type>,
+    /// Write the statistics: `mean` and `rstd` of each row or group (batch-norm: `mean` and `var` of each channel)
+    #[arg(long, value_name = "S.safetensors")]
+    pub save_stats: Option<Place>,
+    /// A summand for each normalized element or channel
+    #[arg(long, value_name = "B")]
+    pub bias: Option<Place>,
+    /// What every call takes.
+    #[command(flatten)]
+    pub common: Common,
 }
 
 /// Refuses an idle `--bf16`: whoever gives it may believe that it chooses a type.
@@ -108,9 +121,23 @@ pub(crate) fn check_bf16<'a>(given: bool, mut named: impl Iterator<Item = &'a Pl
 /// rms-norm and layer-norm.
 #[derive(Args, Debug)]
 pub struct Row {
-    /// What every norm takes.
+    /// What every forward call takes.
     #[command(flatten)]
-    pub common: Common,
+    pub forward: Forward,
+    /// How rows are normalized.
+    #[command(flatten)]
+    pub rows: RowOptions,
+    /// Added to X first, and rounded to its own type
+    #[arg(long, value_name = "R")]
+    pub residual: Option<Place>,
+    /// Write the sum of X and the residual
+    #[arg(long, value_name = "RO", requires = "residual")]
+    pub residual_out: Option<Place>,
+}
+
+/// How rows are normalized.
+#[derive(Args, Debug)]
+pub struct RowOptions {
     /// The axis or axes to normalize over, such as -1 or 1,2
     #[arg(long, value_name = "A", default_value = "-1", value_delimiter = ',', allow_hyphen_values = true)]
     pub axis: Vec<isize>,
@@ -120,20 +147,14 @@ pub struct Row {
     /// rms-norm: take the mean square of the first K elements only
     #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = count::<usize>)]
     pub partial: Option<usize>,
-    /// Added to X first, and rounded to its own type
-    #[arg(long, value_name = "R")]
-    pub residual: Option<Place>,
-    /// Write the sum of X and the residual
-    #[arg(long, value_name = "RO", requires = "residual")]
-    pub residual_out: Option<Place>,
 }
 
 /// batch-norm.
 #[derive(Args, Debug)]
 pub struct Batch {
-    /// What every norm takes.
+    /// What every forward call takes.
     #[command(flatten)]
-    pub common: Common,
+    pub forward: Forward,
     /// Where the channels are
     #[arg(long, value_enum, default_value = "nchw")]
     pub layout: Layout,
@@ -161,9 +182,9 @@ pub struct Batch {
 /// group-norm.
 #[derive(Args, Debug)]
 pub struct Group {
-    /// What every norm takes.
+    /// What every forward call takes.
     #[command(flatten)]
-    pub common: Common,
+    pub forward: Forward,
     /// Where the channels are
     #[arg(long, value_enum, default_value = "nchw")]
     pub layout: Layout,
@@ -175,9 +196,9 @@ pub struct Group {
 /// instance-norm.
 #[derive(Args, Debug)]
 pub struct Instance {
-    /// What every norm takes.
+    /// What every forward call takes.
     #[command(flatten)]
-    pub common: Common,
+    pub forward: Forward,
     /// Where the channels are
     #[arg(long, value_enum, default_value = "nchw")]
     pub layout: Layout,

@@ -153,10 +153,12 @@ pub enum Error {
         other: PathBuf,
     },
     /// npy has no bf16.
-    #[error("{} cannot hold bf16: npy has no such type; write .safetensors, or choose --dtype f32, or add --bf16 to write 2-byte items (|V2) as ml_dtypes does", path.display())]
+    #[error("{} cannot hold bf16: npy has no such type; write .safetensors, or choose {flag} f32, or add --bf16 to write 2-byte items (|V2) as ml_dtypes does", path.display())]
     NpyBf16 {
         /// The output.
         path: PathBuf,
+        /// What chooses its type.
+        flag: &'static str,
     },
     /// `verify` found differing bits.
     #[error(

@@ -3,6 +3,7 @@
 //! A norm makes an `Explanation` of a `Subject`; a renderer shows
 //! it. Norms and renderers do not know each other, so that each can be added alone.
 
+mod backward;
 mod batch_norm;
 mod compare;
 mod compute;
@@ -70,6 +71,12 @@ pub struct Args {
     /// Groups of channels (group-norm) [default: 2]
     #[arg(long, value_name = "G", allow_negative_numbers = true, value_parser = count::<usize>)]
     groups: Option<usize>,
+    /// Explain the backward pass: from dy to dx, and to the gradients of weight and bias
+    #[arg(long, conflicts_with_all = ["bias", "order"])]
+    backward: bool,
+    /// The gradient of the result, of x's shape, as JSON or a tensor file [default: ones]
+    #[arg(long, value_name = "DY", requires = "backward", allow_negative_numbers = true)]
+    dy: Option<String>,
     /// Draw the order in which a row is summed
     #[arg(long)]
     order: bool,
@@ -84,7 +91,11 @@ pub struct Args {
 impl Args {
     /// The files named.
     fn places(&self) -> Vec<Place> {
-        [&self.x, &self.weight, &self.bias].into_iter().flatten().filter_map(|text| text.parse().ok()).collect()
+        [&self.x, &self.weight, &self.bias, &self.dy]
+            .into_iter()
+            .flatten()
+            .filter_map(|text| text.parse().ok())
+            .collect()
     }
 }
 
@@ -117,6 +128,9 @@ fn explain(args: &Args) -> Result<Explanation> {
         return compare::explain(args, &source);
     }
     let subject = Subject::new(args, args.norm, &source)?;
+    if args.backward {
+        return backward::explain(&subject);
+    }
     match args.norm {
         Norm::RmsNorm => rms_norm::explain(&subject),
         Norm::LayerNorm | Norm::Compare => layer_norm::explain(&subject),

@@ -22,19 +22,22 @@ pub(crate) fn watch() {
         // By default a write past `ulimit -f` kills; with a handler it fails with an error to report.
         let flag = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, flag);
-        let _ = std::thread::Builder::new().spawn(watch_maps);
+        watch_maps();
     }
 }
 
 /// Ends the program when a page that is read is gone from its file. The thread that reads it does nothing but
-/// meet it again and again until then.
+/// meet it again and again until then. The handler is there before any file is mapped; only the waiting is a thread's.
 #[cfg(unix)]
 fn watch_maps() {
     crate::tensor::map::reset_sigbus();
     let Ok(mut signals) = signal_hook::iterator::Signals::new([signal_hook::consts::SIGBUS]) else { return };
-    if signals.forever().next().is_some() {
-        end(2, "a file was shortened while it was read: no output was written; run the same command again");
-    }
+    let wait = move || {
+        if signals.forever().next().is_some() {
+            end(2, "a file was shortened while it was read: no output was written; run the same command again");
+        }
+    };
+    let _ = std::thread::Builder::new().spawn(wait);
 }
 
 /// Removes the temporary files and ends the program.

@@ -10,6 +10,8 @@ mod bench;
 mod copy_speed;
 pub mod error;
 pub mod explain;
+mod gather;
+mod gradients;
 mod interrupt;
 mod output;
 mod planes;
@@ -61,6 +63,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::BatchNorm(args) => planes::batch(&args)?,
         Command::GroupNorm(args) => planes::group(&args)?,
         Command::InstanceNorm(args) => planes::instance(&args)?,
+        Command::Backward(args) => gradients::run(&args)?,
         Command::Explain(args) => explain::run(args)?,
         Command::Verify(args) => verify::run(&args)?,
         Command::Bench(args) => bench::run(&args)?,

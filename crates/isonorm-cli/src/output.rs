@@ -13,7 +13,7 @@ use tempfile::{NamedTempFile, TempPath};
 use crate::error::{Error, Result, bytes_of};
 use crate::interrupt;
 use crate::tensor::safetensors::Entry;
-use crate::tensor::{self, Format, Place, Tensor, map, npy, safetensors};
+use crate::tensor::{self, Buffer, Format, Place, Tensor, map, npy, safetensors};
 
 /// A file being written.
 #[derive(Debug)]
@@ -67,14 +67,14 @@ impl Output {
         write_all_at(&self.file, at, bytes).map_err(Error::write(&self.target, self.len))
     }
 
-    /// The file in memory, for results that are not written from front to back.
-    pub(crate) fn map(&self) -> Result<MappedOutput> {
+    /// Its first tensor in memory, for results that are not written from front to back.
+    pub(crate) fn map(&self, dtype: DType) -> Result<Buffer> {
         if !self.reserved {
             fill(&self.file, self.starts[0], self.len).map_err(Error::write(&self.target, self.len))?;
         }
         let len = usize::try_from(self.len).map_err(|_| too_large(&self.target))?;
         let map = map::write(&self.file, len).map_err(Error::io("map", &self.target))?;
-        Ok(MappedOutput { map, start: self.starts[0] as usize, len: self.sizes[0] as usize })
+        Ok(Buffer::file(dtype, self.sizes[0] as usize / dtype.size(), map, self.starts[0] as usize))
     }
 }
 
@@ -112,21 +112,6 @@ pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
         written.map_err(Error::write(&target, text.len() as u64))?;
         temporary.persist(&target).map_err(|e| Error::io("write", &target)(e.error))
     })
-}
-
-/// The first tensor of an output in memory.
-#[derive(Debug)]
-pub(crate) struct MappedOutput {
-    map: MmapMut,
-    start: usize,
-    len: usize,
-}
-
-impl MappedOutput {
-    /// Its bytes. They begin at a multiple of 8 of the file, so they are aligned for every type.
-    pub(crate) fn bytes(&mut self) -> &mut [u8] {
-        &mut self.map[self.start..][..self.len]
-    }
 }
 
 /// A scratch file of `len` bytes beside an output, in memory; it has no name and vanishes by itself.
@@ -220,7 +205,7 @@ fn layout(place: &Place, tensors: &[Entry], bf16: bool) -> Result<(Vec<u8>, Vec<
     match (place.format, tensors) {
         (Format::Npy, [(_, dtype, shape)]) => {
             if *dtype == DType::Bf16 && !bf16 {
-                return Err(Error::NpyBf16 { path: place.path.clone() });
+                return Err(Error::NpyBf16 { path: place.path.clone(), flag: "--dtype" });
             }
             let header = npy::header(*dtype, shape);
             let start = header.len() as u64;

@@ -1,38 +1,35 @@
 //! `batch-norm`, `group-norm` and `instance-norm`: channels of samples, in either layout.
 
-use std::time::{Duration, Instant};
+pub(crate) mod backward;
 
 use isonorm::{BatchNorm, DType, GroupNorm, InstanceNorm, PlaneIo, Planes, PlanesMut, Running, Slice, SliceMut};
 
-use crate::args::{Batch, Common, Group, Instance, Layout};
-use crate::error::{Error, Result, bytes_of};
+use crate::args::{Batch, Common, Forward, Group, Instance, Layout};
+use crate::error::{Error, Result};
 use crate::output::{self, Output, check_distinct};
-use crate::progress::Progress;
 use crate::rows::param;
 use crate::stats::{Column, Saved, StatsFile};
-use crate::stream::Stream;
-use crate::summary::{Digest, Finished, Machine};
-use crate::tensor::buffer::view_mut;
+use crate::stream::{Done, Stream};
+use crate::summary::{Digest, Finished, Machine, Written};
 use crate::tensor::{Buffer, Place, Tensor};
 
 /// Runs `batch-norm`.
 pub(crate) fn batch(args: &Batch) -> Result<()> {
-    let common = &args.common;
     check_batch(args)?;
-    let mut input = Input::open(common, args.layout, [&args.running_mean, &args.running_var])?;
+    let mut input = Input::of(&args.forward, args.layout, [&args.running_mean, &args.running_var])?;
     let running = input.running.take();
     let norm = batch_norm(args, &input);
     match running {
         Some((mean, var)) if args.eval => {
-            input.by_sample("batch-norm", common, None, |io| Ok(norm.evaluate(io, mean.slice(), var.slice())?))
+            input.by_sample("batch-norm", &args.forward, None, |io| Ok(norm.evaluate(io, mean.slice(), var.slice())?))
         }
-        running => train(&norm, running, &input, common),
+        running => train(&norm, running, &input, &args.forward),
     }
 }
 
 /// Refuses options of training in evaluation, and updates that would be written nowhere.
 fn check_batch(args: &Batch) -> Result<()> {
-    let saves = args.common.save_stats.is_some();
+    let saves = args.forward.save_stats.is_some();
     if args.running_mean.is_some() && !args.eval && !saves {
         let found = "training updates the running statistics, but they are written nowhere";
         return Err(Error::usage(found, "add --save-stats S.safetensors, or --eval to use them unchanged"));
@@ -50,7 +47,7 @@ fn check_batch(args: &Batch) -> Result<()> {
 }
 
 fn batch_norm<'a>(args: &Batch, input: &'a Input) -> BatchNorm<'a> {
-    let mut norm = input.options(&args.common, BatchNorm::new(input.geometry.channels));
+    let mut norm = input.options(&args.forward.common, BatchNorm::new(input.geometry.channels));
     if let Some(momentum) = args.momentum {
         norm = norm.momentum(momentum);
     }
@@ -61,52 +58,44 @@ fn batch_norm<'a>(args: &Batch, input: &'a Input) -> BatchNorm<'a> {
 }
 
 /// Every channel needs the whole batch, so the input and the output are mapped whole and the kernel pages them.
-fn train(norm: &BatchNorm<'_>, mut running: Option<(Buffer, Buffer)>, input: &Input, common: &Common) -> Result<()> {
-    let Input { x, geometry, machine, .. } = input;
+fn train(norm: &BatchNorm<'_>, mut running: Option<(Buffer, Buffer)>, input: &Input, args: &Forward) -> Result<()> {
+    let Input { x, geometry, .. } = input;
     let more = running.iter().flat_map(|(mean, var)| [("running_mean", mean), ("running_var", var)]);
     let more = more.map(|(name, value)| (name.to_owned(), value.slice().dtype(), vec![geometry.channels])).collect();
     let columns = [Column::Mean, Column::Var];
-    let stats = common.save_stats.as_ref();
+    let stats = args.save_stats.as_ref();
     let stats =
         stats.map(|place| StatsFile::create(place, &columns, x.dtype, &[geometry.channels], more)).transpose()?;
-    let y = input.create_output(common)?;
+    let y = input.create_output(args)?;
     let mut saved = Saved::new(x.dtype, geometry.channels);
-    let source = x.whole()?;
-    let mut target = y.map()?;
-    let progress = Progress::new(0);
-    let clock = Instant::now();
-    let y_mut = view_mut(input.y_dtype, target.bytes());
-    let io = PlaneIo::new(geometry.read(source.slice()), geometry.write(y_mut)).stats(saved.as_mut());
-    let updates = running.as_mut().map(|(mean, var)| Running::new(mean.slice_mut(), var.slice_mut()));
-    norm.train(io, updates)?;
-    let time = clock.elapsed();
-    drop(progress);
+    let done = input.stream(&y, args).run_whole(input.digests(), |inputs, outputs| {
+        let io = PlaneIo::new(geometry.read(inputs[0].slice()), geometry.write(outputs[0].slice_mut()));
+        let updates = running.as_mut().map(|(mean, var)| Running::new(mean.slice_mut(), var.slice_mut()));
+        Ok(norm.train(io.stats(saved.as_mut()), updates)?)
+    })?;
     if let Some(stats) = &stats {
         stats.write(0, &saved)?;
         for (i, value) in running.iter().flat_map(|(mean, var)| [mean, var]).enumerate() {
             stats.output.write(columns.len() + i, 0, value.bytes())?;
         }
     }
-    let mut digest = Digest::new(machine.threads);
-    digest.update(target.bytes());
-    drop(target);
     input.check_unchanged()?;
     output::finish(stats.map(|stats| stats.output).into_iter().chain([y]).collect())?;
-    input.report("batch-norm", common, time, digest)
+    input.report("batch-norm", args, done)
 }
 
 /// Runs `group-norm`.
 pub(crate) fn group(args: &Group) -> Result<()> {
-    let input = Input::open(&args.common, args.layout, [&None, &None])?;
-    let norm = input.options(&args.common, GroupNorm::new(args.groups, input.geometry.channels));
-    input.by_sample("group-norm", &args.common, Some(args.groups), |io| Ok(norm.apply(io)?))
+    let input = Input::of(&args.forward, args.layout, [&None, &None])?;
+    let norm = input.options(&args.forward.common, GroupNorm::new(args.groups, input.geometry.channels));
+    input.by_sample("group-norm", &args.forward, Some(args.groups), |io| Ok(norm.apply(io)?))
 }
 
 /// Runs `instance-norm`.
 pub(crate) fn instance(args: &Instance) -> Result<()> {
-    let input = Input::open(&args.common, args.layout, [&None, &None])?;
-    let norm = input.options(&args.common, InstanceNorm::new(input.geometry.channels));
-    input.by_sample("instance-norm", &args.common, Some(input.geometry.channels), |io| Ok(norm.apply(io)?))
+    let input = Input::of(&args.forward, args.layout, [&None, &None])?;
+    let norm = input.options(&args.forward.common, InstanceNorm::new(input.geometry.channels));
+    input.by_sample("instance-norm", &args.forward, Some(input.geometry.channels), |io| Ok(norm.apply(io)?))
 }
 
 /// Which axis is what.
@@ -154,40 +143,49 @@ impl Geometry {
 struct Input {
     machine: Machine,
     x: Tensor,
-    y_dtype: DType,
     geometry: Geometry,
     weight: Option<Buffer>,
     bias: Option<Buffer>,
     /// The running mean and variance.
     running: Option<(Buffer, Buffer)>,
-    /// The files of all these.
+    weight_file: Option<Tensor>,
+    /// The files of the others.
     others: Vec<Tensor>,
 }
 
 impl Input {
-    /// Opens everything and refuses outputs that would replace an input.
-    fn open(common: &Common, layout: Layout, [mean, var]: [&Option<Place>; 2]) -> Result<Self> {
-        common.check_bf16([mean, var])?;
+    /// Opens all that a forward call reads, and refuses outputs that would replace an input.
+    fn of(args: &Forward, layout: Layout, running: [&Option<Place>; 2]) -> Result<Self> {
+        let Forward { common, output, bias, save_stats, .. } = args;
+        common.check_bf16([output].into_iter().chain(bias).chain(running.into_iter().flatten()))?;
+        let input = Self::open(common, layout, bias, running)?;
+        let outputs: Vec<&Place> = [output].into_iter().chain(save_stats).collect();
+        check_distinct(&outputs, &input.all())?;
+        Ok(input)
+    }
+
+    fn open(common: &Common, layout: Layout, bias: &Option<Place>, [mean, var]: [&Option<Place>; 2]) -> Result<Self> {
         let machine = Machine::new(common.threads, common.level);
         let open = |place: &Option<Place>| place.as_ref().map(|place| Tensor::open(place, common.bf16)).transpose();
         let x = Tensor::open(&common.x, common.bf16)?;
-        let (weight, bias, mean, var) = (open(&common.weight)?, open(&common.bias)?, open(mean)?, open(var)?);
+        let (weight, bias, mean, var) = (open(&common.weight)?, open(bias)?, open(mean)?, open(var)?);
         let geometry = Geometry::of(&x, layout)?;
         let load =
             |tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| param(tensor, &[geometry.channels])).transpose();
         let params = (load(&weight)?, load(&bias)?, load(&mean)?.zip(load(&var)?));
-        let others: Vec<Tensor> = [weight, bias, mean, var].into_iter().flatten().collect();
-        let inputs: Vec<&Tensor> = [&x].into_iter().chain(&others).collect();
-        let outputs: Vec<&Place> = [&common.output].into_iter().chain(&common.save_stats).collect();
-        check_distinct(&outputs, &inputs)?;
-        let y_dtype = common.dtype.map_or(x.dtype, DType::from);
+        let (weight_file, others) = (weight, [bias, mean, var].into_iter().flatten().collect());
         let (weight, bias, running) = params;
-        Ok(Input { machine, x, y_dtype, geometry, weight, bias, running, others })
+        Ok(Input { machine, x, geometry, weight, bias, running, weight_file, others })
+    }
+
+    /// All files.
+    fn all(&self) -> Vec<&Tensor> {
+        [&self.x].into_iter().chain(&self.weight_file).chain(&self.others).collect()
     }
 
     /// Refuses inputs that somebody changed meanwhile.
     fn check_unchanged(&self) -> Result<()> {
-        [&self.x].into_iter().chain(&self.others).try_for_each(Tensor::check_unchanged)
+        self.all().into_iter().try_for_each(Tensor::check_unchanged)
     }
 
     fn options<'a, N: Options<'a>>(&'a self, common: &Common, norm: N) -> N {
@@ -207,52 +205,62 @@ impl Input {
         }
     }
 
-    fn create_output(&self, common: &Common) -> Result<Output> {
-        let name = common.output.name.clone().unwrap_or_else(|| "y".to_owned());
-        Output::create(&common.output, vec![(name, self.y_dtype, self.x.shape.clone())], common.bf16)
+    fn y_type(&self, args: &Forward) -> DType {
+        args.dtype.map_or(self.x.dtype, DType::from)
+    }
+
+    fn create_output(&self, args: &Forward) -> Result<Output> {
+        let name = args.output.name.clone().unwrap_or_else(|| "y".to_owned());
+        Output::create(&args.output, vec![(name, self.y_type(args), self.x.shape.clone())], args.common.bf16)
+    }
+
+    /// From x to y, sample by sample or whole.
+    fn stream<'a>(&'a self, y: &'a Output, args: &Forward) -> Stream<'a> {
+        let (unit, units) = (self.geometry.channels * self.geometry.spatial, self.geometry.samples);
+        Stream { inputs: vec![&self.x], outputs: vec![(Some(y), self.y_type(args))], beside: Some(y), unit, units }
+    }
+
+    fn digests(&self) -> Vec<Digest> {
+        vec![Digest::new(self.machine.threads)]
     }
 
     /// Samples are normalized independently, so they are streamed; `groups` statistics each can be saved.
     fn by_sample(
         &self,
         name: &'static str,
-        common: &Common,
+        args: &Forward,
         groups: Option<usize>,
         apply: impl Fn(PlaneIo<'_>) -> Result<()>,
     ) -> Result<()> {
-        let Input { x, y_dtype, geometry, .. } = self;
-        let (empty, mut nothing) = (Buffer::zeroed(x.dtype, 0), Buffer::zeroed(*y_dtype, 0));
+        let Input { x, geometry, .. } = self;
+        let (empty, mut nothing) = (Buffer::zeroed(x.dtype, 0), Buffer::zeroed(self.y_type(args), 0));
         apply(PlaneIo::new(geometry.read(empty.slice()), geometry.write(nothing.slice_mut())))?;
-        let y = self.create_output(common)?;
-        let stats = common.save_stats.as_ref().zip(groups);
+        let y = self.create_output(args)?;
+        let stats = args.save_stats.as_ref().zip(groups);
         let stats = stats.map(|(place, groups)| {
             let columns = [Column::Mean, Column::Rstd];
             let file = StatsFile::create(place, &columns, x.dtype, &[geometry.samples, groups], Vec::new())?;
             Ok::<_, Error>((file, groups))
         });
         let stats = stats.transpose()?;
-        let progress = Progress::new(bytes_of(*y_dtype, x.len()));
-        let unit = geometry.channels * geometry.spatial;
-        let outputs = vec![(Some(&y), *y_dtype)];
-        let stream = Stream { inputs: vec![x], outputs, unit, units: geometry.samples, progress: &progress };
-        let (time, digest) = stream.run(Digest::new(self.machine.threads), |samples, inputs, outputs| {
+        let done = self.stream(&y, args).run(self.digests(), |samples, inputs, outputs| {
             let io = PlaneIo::new(geometry.read(inputs[0].slice()), geometry.write(outputs[0].slice_mut()));
             let Some((file, groups)) = &stats else { return apply(io) };
             let mut saved = Saved::new(x.dtype, samples.len() * groups);
             apply(io.stats(saved.as_mut()))?;
             file.write(samples.start * groups, &saved)
         })?;
-        drop(progress);
         self.check_unchanged()?;
         output::finish(stats.map(|(stats, _)| stats.output).into_iter().chain([y]).collect())?;
-        self.report(name, common, time, digest)
+        self.report(name, args, done)
     }
 
-    fn report(&self, norm: &'static str, common: &Common, time: Duration, digest: Digest) -> Result<()> {
-        let (dtype, output_dtype) = (self.x.dtype, self.y_dtype);
+    fn report(&self, norm: &str, args: &Forward, (time, digests): Done) -> Result<()> {
+        let (dtype, output_dtype) = (self.x.dtype, self.y_type(args));
         let traffic = dtype.size() + output_dtype.size();
-        let shape = self.x.shape.clone();
-        Finished { norm, shape, dtype, output_dtype, traffic, time, digest }.report(&self.machine, common)
+        let outputs = digests.iter().map(|digest| Written::new("y", output_dtype, &args.output.path, digest)).collect();
+        let (norm, shape) = (norm.to_owned(), self.x.shape.clone());
+        Finished { norm, shape, dtype, output_dtype, traffic, time, outputs }.report(&self.machine, args.common.json)
     }
 }
 

@@ -1,19 +1,19 @@
 //! `rms-norm` and `layer-norm`: rows along any axes.
 
+pub(crate) mod backward;
+
 use std::ops::Range;
-use std::time::{Duration, Instant};
 
-use isonorm::{DType, Io, LayerNorm, Recipe, RmsNorm, RowsMut, Slice, StatsMut};
+use isonorm::{BackwardIo, DType, Io, LayerNorm, Recipe, RmsNorm, RowsMut, Slice, StatsMut};
 
-use crate::args::{Common, Row};
-use crate::axes::{Axes, Grid};
-use crate::error::{Error, Result, bytes_of};
+use crate::args::{Common, Forward, Row, RowOptions};
+use crate::axes::Axes;
+use crate::error::{Error, Result};
+use crate::gather;
 use crate::output::{self, Output, check_distinct};
-use crate::progress::Progress;
 use crate::stats::{Column, Saved, StatsFile};
-use crate::stream::{self, Stream};
-use crate::summary::{Digest, Finished, Machine};
-use crate::tensor::buffer::view_mut;
+use crate::stream::Stream;
+use crate::summary::{Digest, Finished, Machine, Written};
 use crate::tensor::{Buffer, Place, Tensor};
 
 /// One of the norms of rows.
@@ -23,6 +23,15 @@ pub(crate) enum Kind {
     Rms,
     /// `layer-norm`.
     Layer,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Rms => "rms-norm",
+            Kind::Layer => "layer-norm",
+        }
+    }
 }
 
 enum Norm<'a> {
@@ -38,42 +47,57 @@ impl Norm<'_> {
         }
         Ok(())
     }
+
+    fn backward(&self, io: BackwardIo<'_>) -> Result<()> {
+        match self {
+            Norm::Rms(norm) => norm.backward(io)?,
+            Norm::Layer(norm) => norm.backward(io)?,
+        }
+        Ok(())
+    }
 }
 
 /// Runs one norm of rows from files to files.
 pub(crate) fn run(kind: Kind, args: &Row) -> Result<()> {
-    let common = &args.common;
-    common.check_bf16([&args.residual, &args.residual_out])?;
+    let forward = &args.forward;
+    let Forward { common, output, bias, save_stats, .. } = forward;
+    common.check_bf16([output].into_iter().chain(bias).chain(&args.residual).chain(&args.residual_out))?;
     let machine = Machine::new(common.threads, common.level);
     let inputs = Inputs::open(args)?;
-    let axes = Axes::new(&inputs.x.shape, &args.axis)?;
-    let params = Params::load(&inputs, &axes)?;
-    let norm = norm(kind, args, &params, axes.hidden, &machine)?;
-    let types = Types::new(&inputs, common);
+    let axes = Axes::new(&inputs.x.shape, &args.rows.axis)?;
+    let params = Params::load(&inputs.x, inputs.weight.as_ref(), inputs.bias.as_ref(), &axes)?;
+    let norm = norm(kind, &args.rows, common, &params, axes.hidden, &machine)?;
+    let types = Types::new(&inputs, forward);
     types.check(&norm)?;
-    let mut places = vec![&common.output];
-    places.extend(args.residual_out.iter().chain(&common.save_stats));
+    let mut places = vec![output];
+    places.extend(args.residual_out.iter().chain(save_stats));
     check_distinct(&places, &inputs.all())?;
     let outputs = Outputs::create(kind, args, &inputs, &types, &axes)?;
-    let job = Job { norm, inputs: &inputs, axes, types: &types, outputs: &outputs };
-    let digest = Digest::new(machine.threads);
-    let (time, digest) = if job.axes.are_last() && !inputs.any(|tensor| tensor.fortran) {
-        job.stream(digest)?
-    } else {
-        job.gather(digest)?
+    let job = Job { norm, types: &types, outputs: &outputs };
+    let mut results = vec![(Some(&outputs.y), types.y)];
+    results.extend(types.r.map(|r| (outputs.r.as_ref(), r)));
+    let stream = Stream {
+        inputs: [Some(&inputs.x), inputs.residual.as_ref()].into_iter().flatten().collect(),
+        outputs: results,
+        beside: Some(&outputs.y),
+        unit: axes.hidden,
+        units: axes.rows,
     };
+    let digests = vec![Digest::new(machine.threads)];
+    let (time, digests) =
+        gather::run(&stream, &axes, digests, |rows, inputs, outputs| job.block(rows, inputs, outputs))?;
     inputs.all().into_iter().try_for_each(Tensor::check_unchanged)?;
     output::finish(outputs.into_files())?;
     let finished = Finished {
-        norm: if kind == Kind::Rms { "rms-norm" } else { "layer-norm" },
+        norm: kind.name().to_owned(),
         shape: inputs.x.shape.clone(),
         dtype: inputs.x.dtype,
         output_dtype: types.y,
         traffic: inputs.x.dtype.size() + types.y.size() + types.r.map_or(0, |r| 2 * r.size()),
         time,
-        digest,
+        outputs: digests.iter().map(|digest| Written::new("y", types.y, &output.path, digest)).collect(),
     };
-    finished.report(&machine, common)
+    finished.report(&machine, common.json)
 }
 
 struct Inputs {
@@ -85,7 +109,7 @@ struct Inputs {
 
 impl Inputs {
     fn open(args: &Row) -> Result<Self> {
-        let Common { x, weight, bias, bf16, .. } = &args.common;
+        let Forward { common: Common { x, weight, bf16, .. }, bias, .. } = &args.forward;
         let open = |place: &Option<Place>| place.as_ref().map(|place| Tensor::open(place, *bf16)).transpose();
         let inputs = Inputs {
             x: Tensor::open(x, *bf16)?,
@@ -105,11 +129,6 @@ impl Inputs {
             .flatten()
             .collect()
     }
-
-    /// Whether x or the residual is so.
-    fn any(&self, is: impl Fn(&Tensor) -> bool) -> bool {
-        is(&self.x) || self.residual.as_ref().is_some_and(is)
-    }
 }
 
 /// The parameters in memory.
@@ -119,10 +138,10 @@ struct Params {
 }
 
 impl Params {
-    fn load(inputs: &Inputs, axes: &Axes) -> Result<Self> {
-        let shape = axes.normalized_shape(&inputs.x.shape);
-        let load = |tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| param(tensor, &shape)).transpose();
-        Ok(Params { weight: load(&inputs.weight)?, bias: load(&inputs.bias)? })
+    fn load(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, axes: &Axes) -> Result<Self> {
+        let shape = axes.normalized_shape(&x.shape);
+        let load = |tensor: Option<&Tensor>| tensor.map(|tensor| param(tensor, &shape)).transpose();
+        Ok(Params { weight: load(weight)?, bias: load(bias)? })
     }
 }
 
@@ -148,13 +167,20 @@ pub(crate) fn gemma_without_weight() -> Error {
     )
 }
 
-fn norm<'a>(kind: Kind, args: &Row, params: &'a Params, hidden: usize, machine: &Machine) -> Result<Norm<'a>> {
-    let Common { eps, eps_outside, .. } = &args.common;
-    let (recipe, offset) = args.recipe.parts();
+fn norm<'a>(
+    kind: Kind,
+    rows: &RowOptions,
+    common: &Common,
+    params: &'a Params,
+    hidden: usize,
+    machine: &Machine,
+) -> Result<Norm<'a>> {
+    let Common { eps, eps_outside, .. } = common;
+    let (recipe, offset) = rows.recipe.parts();
     if kind == Kind::Layer && recipe == Recipe::Llama {
         return Err(Error::usage("--recipe llama is of rms-norm alone", "leave it out, or use rms-norm"));
     }
-    if kind == Kind::Layer && args.partial.is_some() {
+    if kind == Kind::Layer && rows.partial.is_some() {
         return Err(Error::usage("--partial is of rms-norm alone", "leave it out, or use rms-norm"));
     }
     if offset != 0.0 && params.weight.is_none() {
@@ -182,7 +208,7 @@ fn norm<'a>(kind: Kind, args: &Row, params: &'a Params, hidden: usize, machine: 
         Kind::Layer => Norm::Layer(options!(LayerNorm::new(hidden))),
         Kind::Rms => {
             let norm = options!(RmsNorm::new(hidden)).recipe(recipe);
-            Norm::Rms(args.partial.map_or(norm, |k| norm.partial(k)))
+            Norm::Rms(rows.partial.map_or(norm, |k| norm.partial(k)))
         }
     })
 }
@@ -195,9 +221,9 @@ struct Types {
 }
 
 impl Types {
-    fn new(inputs: &Inputs, common: &Common) -> Self {
+    fn new(inputs: &Inputs, args: &Forward) -> Self {
         let x = inputs.x.dtype;
-        Types { x, y: common.dtype.map_or(x, DType::from), r: inputs.residual.as_ref().map(|residual| residual.dtype) }
+        Types { x, y: args.dtype.map_or(x, DType::from), r: inputs.residual.as_ref().map(|residual| residual.dtype) }
     }
 
     /// The type of the norm's input, which decides the type of its statistics.
@@ -230,16 +256,16 @@ impl Outputs {
         let shape = &inputs.x.shape;
         let tensor = |place: &Place, default: &str, dtype| {
             let name = place.name.clone().unwrap_or_else(|| default.to_owned());
-            Output::create(place, vec![(name, dtype, shape.clone())], args.common.bf16)
+            Output::create(place, vec![(name, dtype, shape.clone())], args.forward.common.bf16)
         };
         let stats = |place: &Place| {
             let columns: &[Column] = if kind == Kind::Rms { &[Column::Rstd] } else { &[Column::Mean, Column::Rstd] };
             StatsFile::create(place, columns, types.normalized(), &axes.leading_shape(shape), Vec::new())
         };
         Ok(Outputs {
-            y: tensor(&args.common.output, "y", types.y)?,
+            y: tensor(&args.forward.output, "y", types.y)?,
             r: args.residual_out.as_ref().zip(types.r).map(|(place, dtype)| tensor(place, "r", dtype)).transpose()?,
-            stats: args.common.save_stats.as_ref().map(stats).transpose()?,
+            stats: args.forward.save_stats.as_ref().map(stats).transpose()?,
         })
     }
 
@@ -251,62 +277,11 @@ impl Outputs {
 /// Everything that is known when the work begins.
 struct Job<'a> {
     norm: Norm<'a>,
-    inputs: &'a Inputs,
-    axes: Axes,
     types: &'a Types,
     outputs: &'a Outputs,
 }
 
 impl Job<'_> {
-    /// Rows as they lie in the files, block by block.
-    fn stream(&self, digest: Digest) -> Result<(Duration, Digest)> {
-        let progress = Progress::new(bytes_of(self.types.y, self.inputs.x.len()));
-        let mut outputs = vec![(Some(&self.outputs.y), self.types.y)];
-        outputs.extend(self.types.r.map(|r| (self.outputs.r.as_ref(), r)));
-        let inputs = [Some(&self.inputs.x), self.inputs.residual.as_ref()].into_iter().flatten().collect();
-        let (unit, units) = (self.axes.hidden, self.axes.rows);
-        let stream = Stream { inputs, outputs, unit, units, progress: &progress };
-        stream.run(digest, |rows, inputs, outputs| self.block(rows, inputs, outputs))
-    }
-
-    /// Blocks of rows copied together from wherever their elements lie, and back.
-    fn gather(&self, mut digest: Digest) -> Result<(Duration, Digest)> {
-        let Job { inputs, outputs, types, axes, .. } = self;
-        let progress = Progress::new(bytes_of(types.y, inputs.x.len()));
-        let sources: Vec<(Buffer, Grid)> = [Some(&inputs.x), inputs.residual.as_ref()]
-            .into_iter()
-            .flatten()
-            .map(|tensor| Ok((tensor.whole()?, Grid::of(tensor, axes))))
-            .collect::<Result<_>>()?;
-        let target = Grid::row_major(&inputs.x.shape, axes);
-        let mut y = outputs.y.map()?;
-        let mut r = outputs.r.as_ref().map(Output::map).transpose()?;
-        let block = stream::gathered_rows(axes.hidden * types.x.size(), axes.rows);
-        let buffers = |types: &[DType]| -> Result<Vec<Buffer>> {
-            types.iter().map(|dtype| stream::buffer(*dtype, block * axes.hidden, &outputs.y)).collect()
-        };
-        let mut from = buffers(&[Some(types.x), types.r].into_iter().flatten().collect::<Vec<_>>())?;
-        let mut to = buffers(&[Some(types.y), types.r].into_iter().flatten().collect::<Vec<_>>())?;
-        let mut time = Duration::ZERO;
-        for start in (0..axes.rows).step_by(block) {
-            let rows = start..(start + block).min(axes.rows);
-            from.iter_mut().chain(&mut to).for_each(|buffer| buffer.set_len(rows.len() * axes.hidden));
-            for ((source, grid), buffer) in sources.iter().zip(&mut from) {
-                grid.gather(start, source.slice(), buffer.slice_mut());
-            }
-            let clock = Instant::now();
-            self.block(rows, &from, &mut to)?;
-            time += clock.elapsed();
-            target.scatter(start, to[0].slice(), view_mut(types.y, y.bytes()));
-            if let (Some(r), Some(dtype)) = (&mut r, types.r) {
-                target.scatter(start, to[1].slice(), view_mut(dtype, r.bytes()));
-            }
-            progress.add(to[0].bytes().len() as u64);
-        }
-        digest.update(y.bytes());
-        Ok((time, digest))
-    }
-
     /// One call of the library: inputs x and residual, outputs y and r.
     fn block(&self, rows: Range<usize>, inputs: &[Buffer], outputs: &mut [Buffer]) -> Result<()> {
         let mut saved = self.outputs.stats.as_ref().map(|_| Saved::new(self.types.normalized(), rows.len()));

@@ -1,6 +1,6 @@
 //! Statistics of rows, groups or channels, and the columns of them that are saved.
 
-use isonorm::{DType, Stats, StatsMut};
+use isonorm::{DType, Stats, StatsMut, StatsRef};
 
 use crate::error::{Error, Result, bytes_of};
 use crate::output::Output;
@@ -49,6 +49,14 @@ impl Saved {
 
     /// To be filled by the library.
     pub(crate) fn as_mut(&mut self) -> StatsMut<'_> {
+        match self {
+            Saved::F32(stats) => stats.into(),
+            Saved::F64(stats) => stats.into(),
+        }
+    }
+
+    /// As the backward pass takes them.
+    pub(crate) fn as_ref(&self) -> StatsRef<'_> {
         match self {
             Saved::F32(stats) => stats.into(),
             Saved::F64(stats) => stats.into(),

@@ -1,14 +1,13 @@
 //! What a run reports at its end: shape, type, time, speed against a copy, and the digest of the output.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use isonorm::{Cpu, DType, Level};
 use serde::Serialize;
 
 use crate::OneLine;
-use crate::args::Common;
 use crate::copy_speed;
 use crate::error::{Result, bytes_of};
 
@@ -92,7 +91,7 @@ const SHORT: f64 = 1e-3;
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
     /// The command.
-    pub(crate) norm: &'static str,
+    pub(crate) norm: String,
     /// The shape of x and y.
     pub(crate) shape: Vec<usize>,
     /// The type of x.
@@ -119,24 +118,46 @@ pub(crate) struct Summary {
     pub(crate) copy_share: Option<f64>,
     /// BLAKE3 of the output tensor's bytes, in row-major order.
     pub blake3: String,
+    /// All outputs with a digest, that one first.
+    pub(crate) outputs: Vec<Written>,
+}
+
+/// An output in its place.
+#[derive(Debug, Serialize)]
+pub(crate) struct Written {
+    /// `y`, or which gradient.
+    pub(crate) name: &'static str,
+    /// Its type.
+    pub(crate) dtype: String,
+    /// Its file.
+    pub(crate) output: PathBuf,
+    /// BLAKE3 of its bytes.
+    pub(crate) blake3: String,
+}
+
+impl Written {
+    pub(crate) fn new(name: &'static str, dtype: DType, output: &Path, digest: &Digest) -> Self {
+        Written { name, dtype: dtype.to_string(), output: output.to_owned(), blake3: digest.hex() }
+    }
 }
 
 /// What a norm hands to its summary.
 #[derive(Debug)]
 pub(crate) struct Finished {
-    pub(crate) norm: &'static str,
+    pub(crate) norm: String,
     pub(crate) shape: Vec<usize>,
     pub(crate) dtype: DType,
     pub(crate) output_dtype: DType,
     /// Bytes read and written for each element.
     pub(crate) traffic: usize,
     pub(crate) time: Duration,
-    pub(crate) digest: Digest,
+    /// What was written, the main output first.
+    pub(crate) outputs: Vec<Written>,
 }
 
 impl Finished {
     /// Measures this machine and reports.
-    pub(crate) fn report(self, machine: &Machine, common: &Common) -> Result<()> {
+    pub(crate) fn report(self, machine: &Machine, json: bool) -> Result<()> {
         let total_seconds = machine.started.elapsed().as_secs_f64();
         let elements: usize = self.shape.iter().product();
         let bytes = elements as u64 * self.traffic as u64;
@@ -150,7 +171,7 @@ impl Finished {
             shape: self.shape,
             dtype: self.dtype.to_string(),
             output_dtype: self.output_dtype.to_string(),
-            output: common.output.path.clone(),
+            output: self.outputs.first().map(|first| first.output.clone()).unwrap_or_default(),
             level: machine.chosen().to_string(),
             threads: machine.threads,
             norm_seconds,
@@ -159,9 +180,10 @@ impl Finished {
             gb_per_s: speed,
             copy_gb_per_s: copy,
             copy_share: copy.filter(|_| norm_seconds >= SHORT).map(|copy| speed / copy),
-            blake3: self.digest.hex(),
+            blake3: self.outputs.first().map(|first| first.blake3.clone()).unwrap_or_default(),
+            outputs: self.outputs,
         };
-        if common.json {
+        if json {
             return crate::print_json(&summary);
         }
         crate::tell(&summary);
@@ -176,7 +198,11 @@ impl fmt::Display for Summary {
         } else {
             format!("{} to {}", self.dtype, self.output_dtype)
         };
-        writeln!(f, "{:<9} {:?} {types}, written to {}", self.norm, self.shape, OneLine(self.output.display()))?;
+        write!(f, "{:<9} {:?} {types}, written to", self.norm, self.shape)?;
+        for (i, Written { output, .. }) in self.outputs.iter().enumerate() {
+            write!(f, "{} {}", if i > 0 { "," } else { "" }, OneLine(output.display()))?;
+        }
+        writeln!(f)?;
         writeln!(
             f,
             "time      {} in the norm, {} in all ({}, {} thread{})",
@@ -196,7 +222,12 @@ impl fmt::Display for Summary {
             }
             (_, None) => writeln!(f)?,
         }
-        write!(f, "blake3    {}", self.blake3)
+        for (i, Written { name, blake3, .. }) in self.outputs.iter().enumerate() {
+            let line = if i > 0 { "\n" } else { "" };
+            let of = if *name == "y" { String::new() } else { format!(" {name}") };
+            write!(f, "{line}blake3    {blake3}{of}")?;
+        }
+        Ok(())
     }
 }
 

@@ -4,7 +4,9 @@
 
 mod case;
 mod check;
-mod forward;
+mod gradients;
+mod norms;
+mod own;
 mod shared;
 
 use std::collections::BTreeMap;
@@ -47,10 +49,10 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
     let (mut table, mut differences) = (BTreeMap::<Group, Vec<Tally>>::new(), Vec::new());
     for (column, level) in levels.iter().enumerate() {
         for case in &cases {
-            let group = (case.norm.to_string(), case.x.slice().dtype().to_string());
+            let group = (case.group(), case.x.slice().dtype().to_string());
             let tallies = table.entry(group).or_insert_with(|| vec![Tally::default(); levels.len()]);
             tallies[column].cases += 1;
-            if let Some(what) = check::difference(case, *level)? {
+            if let Some(what) = difference(case, *level)? {
                 tallies[column].failed += 1;
                 differences.push(Difference { level: level.to_string(), case: case.name.clone(), what });
             }
@@ -64,7 +66,15 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
     }
 }
 
-/// Every forward case that the project has.
+/// The first difference between the library's result on a level and the golden one, in words.
+fn difference(case: &Case, level: Level) -> Result<Option<String>> {
+    match &case.dy {
+        Some(dy) => gradients::difference(case, dy, level),
+        None => check::difference(case, level),
+    }
+}
+
+/// Every case that the project has.
 fn cases() -> Result<Vec<Case>> {
     let broken = |error: serde_json::Error| Error::Header {
         path: Path::new("the program's own golden data").to_owned(),
@@ -72,7 +82,7 @@ fn cases() -> Result<Vec<Case>> {
         reason: error.to_string(),
         writer: "a fresh installation of isonorm",
     };
-    let mut cases = forward::cases().map_err(broken)?;
+    let mut cases = own::cases().map_err(broken)?;
     cases.extend(shared::cases().map_err(broken)?);
     Ok(cases)
 }
@@ -104,11 +114,11 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<18}{:<6}{:>7}", "norm", "x", "cases")?;
+        write!(f, "{:<26}{:<6}{:>7}", "norm", "x", "cases")?;
         self.levels.iter().try_for_each(|level| write!(f, "{level:>14}"))?;
         writeln!(f)?;
         for ((norm, dtype), tallies) in &self.table {
-            write!(f, "{norm:<18}{dtype:<6}{:>7}", tallies[0].cases)?;
+            write!(f, "{norm:<26}{dtype:<6}{:>7}", tallies[0].cases)?;
             for tally in tallies {
                 let cell = if tally.failed == 0 { "same bits".to_owned() } else { format!("{} DIFFER", tally.failed) };
                 write!(f, "{cell:>14}")?;
@@ -132,17 +142,27 @@ mod tests {
     #[test]
     fn the_golden_data_is_read_whole() {
         let cases = cases().expect("the data is valid");
-        assert!(cases.len() > 1500, "{} cases", cases.len());
+        assert!(cases.len() > 2500, "{} cases", cases.len());
         for norm in ["rms_norm", "layer_norm", "batch_norm_train", "batch_norm_eval", "group_norm"] {
-            assert!(cases.iter().any(|case| case.norm.to_string() == norm), "{norm}");
+            for pass in ["", " backward"] {
+                assert!(cases.iter().any(|case| case.group() == format!("{norm}{pass}")), "{norm}{pass}");
+            }
         }
     }
 
     #[test]
     fn a_changed_bit_is_found() {
-        let mut case = cases().expect("the data is valid").swap_remove(0);
-        assert_eq!(check::difference(&case, Level::Scalar).expect("it runs"), None);
-        case.expected[0].1.bytes_mut()[0] ^= 1;
-        assert!(check::difference(&case, Level::Scalar).expect("it runs").is_some());
+        for norm in ["rms_norm", "rms_norm backward", "group_norm backward", "batch_norm_eval backward"] {
+            let mut cases = cases().expect("the data is valid");
+            cases.retain(|case| case.group() == norm);
+            let mut case = cases.swap_remove(0);
+            assert_eq!(difference(&case, Level::Scalar).expect("it runs"), None);
+            for i in 0..case.expected.len() {
+                case.expected[i].1.bytes_mut()[0] ^= 1;
+                let what = difference(&case, Level::Scalar).expect("it runs").expect("a difference");
+                assert!(what.contains(&case.expected[i].0), "{norm}: {what}");
+                case.expected[i].1.bytes_mut()[0] ^= 1;
+            }
+        }
     }
 }

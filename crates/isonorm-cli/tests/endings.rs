@@ -29,8 +29,14 @@ fn stderr(child: &mut Child) -> String {
 fn a_file_size_limit_is_an_error_before_any_work() {
     let folder = Folder::new();
     folder.npy("x.npy", &Tensor::varied(DType::F32, &[64, 1024], 1));
-    for norm in ["rms-norm x.npy", "layer-norm x.npy --axis 0", "batch-norm x.npy"] {
-        let script = format!("ulimit -f 64; exec \"$ISONORM\" {norm} -o y.npy");
+    for norm in [
+        "rms-norm x.npy -o y.npy",
+        "layer-norm x.npy --axis 0 -o y.npy",
+        "batch-norm x.npy -o y.npy",
+        "backward rms-norm x.npy --dy x.npy --dweight dw.npy --dx dx.npy",
+        "backward batch-norm x.npy --dy x.npy --dweight dw.npy --dx dx.npy",
+    ] {
+        let script = format!("ulimit -f 64; exec \"$ISONORM\" {norm}");
         let output = shell(&folder, &script).output().expect("bash runs");
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{norm}: {text}");
@@ -99,7 +105,7 @@ fn an_interrupt_leaves_nothing() {
 /// appears, and gives its status and what it says.
 fn shortened(folder: &Folder, norm: &str, len: impl Fn(u64) -> u64) -> (Option<i32>, String) {
     sparse(folder, "x.npy", &[1 << 8, 1 << 8, 4096]);
-    let mut child = shell(folder, &format!("exec \"$ISONORM\" {norm} x.npy --level scalar --threads 2 -o y.npy"));
+    let mut child = shell(folder, &format!("exec \"$ISONORM\" {norm} --level scalar --threads 2"));
     let mut child = child.stderr(Stdio::piped()).spawn().expect("bash runs");
     let started = Instant::now();
     while folder.files().len() < 2 {
@@ -115,7 +121,14 @@ fn shortened(folder: &Folder, norm: &str, len: impl Fn(u64) -> u64) -> (Option<i
 #[test]
 fn an_input_that_loses_its_pages_is_an_error_and_leaves_nothing() {
     let folder = Folder::new();
-    for norm in ["rms-norm", "layer-norm --axis 0", "batch-norm", "instance-norm"] {
+    for norm in [
+        "rms-norm x.npy -o y.npy",
+        "layer-norm x.npy --axis 0 -o y.npy",
+        "batch-norm x.npy -o y.npy",
+        "instance-norm x.npy -o y.npy",
+        "backward layer-norm x.npy --dy x.npy --dx dx.npy --dbias db.npy",
+        "backward batch-norm x.npy --dy x.npy --dx dx.npy",
+    ] {
         let (status, text) = shortened(&folder, norm, |_| 1 << 20);
         assert_eq!(status, Some(2), "{norm}: {text}");
         assert!(text.starts_with("isonorm: a file was shortened while it was read: no output"), "{norm}: {text}");
@@ -127,7 +140,11 @@ fn an_input_that_loses_its_pages_is_an_error_and_leaves_nothing() {
 #[test]
 fn an_input_that_loses_its_last_bytes_is_an_error_and_leaves_nothing() {
     let folder = Folder::new();
-    for norm in ["rms-norm", "instance-norm"] {
+    for norm in [
+        "rms-norm x.npy -o y.npy",
+        "instance-norm x.npy -o y.npy",
+        "backward rms-norm x.npy --dy x.npy --dx dx.npy --dweight dw.npy",
+    ] {
         let (status, text) = shortened(&folder, norm, |whole| whole - 100); // the rest of the page reads as zeros
         assert_eq!(status, Some(2), "{norm}: {text}");
         assert!(text.starts_with("isonorm: x.npy changed while it was read: no output"), "{norm}: {text}");
@@ -189,8 +206,14 @@ fn a_closed_standard_output_is_no_panic() {
         println!("skipped: there is no /dev/full");
         return;
     }
-    let commands =
-        ["rms-norm x.npy --json -o y.npy", "verify --json --level scalar", "explain rms-norm", "--help", "--version"];
+    let commands = [
+        "rms-norm x.npy --json -o y.npy",
+        "backward rms-norm x.npy --dy x.npy --json --dx dx.npy",
+        "verify --json --level scalar",
+        "explain rms-norm",
+        "--help",
+        "--version",
+    ];
     for command in commands {
         let output = shell(&folder, &format!("\"$ISONORM\" {command} > /dev/full")).output().expect("bash runs");
         let text = String::from_utf8_lossy(&output.stderr);
@@ -227,6 +250,9 @@ fn memory_stays_bounded_whatever_the_input() {
         "rms-norm x.npy -o y.npy",
         "layer-norm x.npy --save-stats s.safetensors -o y.safetensors",
         "rms-norm x.npy --residual x.npy -o y.npy",
+        "backward layer-norm x.npy --dy x.npy --dx y.npy --dweight dw.npy --dbias db.npy",
+        "backward rms-norm x.npy --dy x.npy --dweight dw.npy",
+        "backward instance-norm planes.npy --dy planes.npy --dx y.npy",
         "group-norm planes.npy --groups 8 -o y.npy",
         "instance-norm planes.npy --layout nhwc -o y.npy",
     ] {

@@ -34,6 +34,8 @@ fn the_name_that_belongs_to_the_format_is_no_tensor() {
         "rms-norm x.npy --residual x.npy --residual-out r.safetensors:__metadata__ -o y.npy",
         "rms-norm x.npy --save-stats s.safetensors:__metadata__ -o y.npy",
         "explain rms-norm both.safetensors:__metadata__",
+        "backward rms-norm x.npy --dy both.safetensors:__metadata__ --dx dx.npy",
+        "backward rms-norm x.npy --dy x.npy --dweight w.safetensors:__metadata__",
     ] {
         refused(&folder, args, &["names a tensor __metadata__", "belongs to the format", "choose another"]);
     }
@@ -68,6 +70,8 @@ fn empty_tensors_of_huge_shapes_are_refused() {
             }
             refused(&folder, &format!("rms-norm x.npy --weight {file} -o y.npy"), &[file, "no elements", &shape]);
             refused(&folder, &format!("explain rms-norm {file}"), &[file, "no elements", &shape]);
+            let args = format!("backward rms-norm {file} --dy {file} --dx dx.npy --dbias db.npy");
+            refused(&folder, &args, &[file, "no elements", &shape]);
         }
     }
 }
@@ -83,6 +87,8 @@ fn empty_tensors_of_ordinary_shapes_are_done_soon() {
             assert_eq!(folder.read("y.npy").shape, shape, "{norm}");
             done_soon(&folder, &format!("{norm} e.safetensors -o y.safetensors"));
             assert_eq!(folder.read("y.safetensors:y").shape, shape, "{norm}");
+            done_soon(&folder, &format!("backward {norm} e.npy --dy e.npy --dx dx.npy --dbias db.npy"));
+            assert_eq!(folder.read("dx.npy").shape, shape, "{norm}");
         }
     }
 }

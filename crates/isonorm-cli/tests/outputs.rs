@@ -51,13 +51,24 @@ fn pipes_devices_sockets_and_folders_are_no_output() {
         ("socket.npy", "a socket"),
         ("folder.npy", "a directory"),
     ] {
-        for args in
-            ["rms-norm x.npy -o", "batch-norm x.npy -o", "rms-norm x.npy --residual x.npy -o y.npy --residual-out"]
-        {
+        for args in [
+            "rms-norm x.npy -o",
+            "batch-norm x.npy -o",
+            "rms-norm x.npy --residual x.npy -o y.npy --residual-out",
+            "backward rms-norm x.npy --dy x.npy --dx",
+            "backward rms-norm x.npy --dy x.npy --dx dx.npy --dr",
+            "backward rms-norm x.npy --dy x.npy --dx dx.npy --dweight",
+            "backward batch-norm x.npy --dy x.npy --dx dx.npy --dbias",
+        ] {
             refused_at_once(&folder, &format!("{args} {name}"), &[name, what, "regular file", "name a file to write"]);
         }
         refused_at_once(&folder, &format!("explain rms-norm --html {name}"), &[name, what, "name a file to write"]);
         refused_at_once(&folder, &format!("rms-norm {name} -o y.npy"), &[name, what, "regular file"]);
+        let inputs = [format!("--dy {name}"), format!("--dy x.npy --dresidual {name}")];
+        for inputs in inputs {
+            let args = format!("backward rms-norm x.npy {inputs} --dx dx.npy");
+            refused_at_once(&folder, &args, &[name, what, "regular file"]);
+        }
     }
     assert!(fs::symlink_metadata("/dev/null").is_ok_and(|about| !about.is_file()), "the device is still one");
 }
@@ -97,12 +108,16 @@ fn a_link_to_nothing_is_written_through() {
         folder.run(&format!("rms-norm x.npy -o {name}")); // and once more, now that it leads somewhere
         assert!(fs::symlink_metadata(folder.path(name)).expect("there").is_symlink(), "{name} stays a link");
     }
+    link(&folder, "there/dw.npy", "dw.npy");
+    folder.run("backward rms-norm x.npy --dy x.npy --dx dx.npy --dweight dw.npy");
+    assert!(fs::symlink_metadata(folder.path("dw.npy")).expect("there").is_symlink(), "dw.npy stays a link");
+    assert!(fs::symlink_metadata(folder.path("there/dw.npy")).expect("there").is_file());
     link(&folder, "there/page.html", "page.html");
     folder.run("explain rms-norm --html page.html");
     assert!(fs::symlink_metadata(folder.path("page.html")).expect("there").is_symlink());
     assert!(fs::read_to_string(folder.path("there/page.html")).expect("a page").ends_with("</html>"));
     let names: Vec<_> = fs::read_dir(folder.path("there")).expect("a folder").collect();
-    assert_eq!(names.len(), 5, "nothing temporary stays: {names:?}");
+    assert_eq!(names.len(), 6, "nothing temporary stays: {names:?}");
 }
 
 #[test]
@@ -134,6 +149,8 @@ fn two_outputs_that_lead_to_one_file_are_refused() {
         "rms-norm x.npy --residual x.npy --residual-out sub/../y.npy -o y.npy",
         "rms-norm x.npy --residual x.npy --residual-out s.safetensors:a -o s.safetensors:b",
         "layer-norm x.npy --save-stats s.link.safetensors -o s.safetensors",
+        "backward layer-norm x.npy --dy x.npy --dx link.npy --dweight y.npy",
+        "backward batch-norm x.npy --dy x.npy --dweight s.safetensors:a --dbias s.link.safetensors:b",
     ] {
         refused(&folder, args, &["is the same file as output", "choose another name"]);
     }

@@ -17,9 +17,9 @@ struct Compared {
 }
 
 pub(crate) fn explain(args: &Args, source: &Source) -> Result<Explanation> {
-    if args.weight.is_some() || args.bias.is_some() || args.order {
+    if args.weight.is_some() || args.bias.is_some() || args.order || args.backward {
         return Err(Error::usage(
-            "compare takes neither --weight, --bias nor --order: it shows what the norms themselves do",
+            "compare takes neither --weight, --bias, --order nor --backward: it shows what the norms themselves do",
             "leave them out, or explain one norm",
         ));
     }

@@ -132,6 +132,10 @@ macro_rules! common {
     }};
 }
 
+mod backward;
+
+pub(crate) use backward::{Backward, backward};
+
 fn rows(
     options: &Options,
     layout: &Layout,
@@ -145,14 +149,20 @@ fn rows(
     let Kind::Rms { recipe, weight_offset, partial } = options.kind else {
         return common!(LayerNorm::new(hidden), options, affine).apply(io);
     };
+    rms(options, hidden, affine, (recipe, weight_offset, partial)).apply(io)
+}
+
+fn rms<'a>(
+    options: &Options,
+    hidden: usize,
+    affine: Affine<'a>,
+    (recipe, weight_offset, partial): (Recipe, f64, Option<usize>),
+) -> RmsNorm<'a> {
     let mut norm = common!(RmsNorm::new(hidden), options, affine).recipe(recipe);
     if affine.weight.is_some() {
         norm = norm.weight_offset(weight_offset);
     }
-    if let Some(k) = partial {
-        norm = norm.partial(k);
-    }
-    norm.apply(io)
+    partial.map_or(norm, |k| norm.partial(k))
 }
 
 /// Channels and the elements of each in a sample.

@@ -9,9 +9,10 @@ use super::steps::{self, Run};
 use super::subject::Subject;
 use crate::error::Result;
 
-const GROUP: Paper = Paper { authors: "Wu & He", year: 2018, title: "Group Normalization", arxiv: "1803.08494" };
+pub(crate) const GROUP: Paper =
+    Paper { authors: "Wu & He", year: 2018, title: "Group Normalization", arxiv: "1803.08494" };
 
-const INSTANCE: Paper = Paper {
+pub(crate) const INSTANCE: Paper = Paper {
     authors: "Ulyanov, Vedaldi & Lempitsky",
     year: 2016,
     title: "Instance Normalization: The Missing Ingredient for Fast Stylization",

@@ -37,6 +37,31 @@ impl Layout {
         [index / (rows * columns), index / columns % rows, index % columns]
     }
 
+    /// Whether there is a weight for each column, rather than for each row of a grid.
+    fn weighs_columns(&self) -> bool {
+        self.together == Together::Column || self.unit == "row"
+    }
+
+    /// The number of weights of the computed part.
+    pub(crate) fn parameters(&self) -> usize {
+        self.computed[if self.weighs_columns() { 2 } else { 1 }]
+    }
+
+    /// The weight that belongs to an element.
+    pub(crate) fn parameter_of(&self, index: usize) -> usize {
+        self.place(index)[if self.weighs_columns() { 2 } else { 1 }]
+    }
+
+    /// With all that one gradient of a weight is summed over.
+    pub(crate) fn of_whole_batch(mut self) -> Self {
+        let [samples, rows, _] = self.whole;
+        self.computed[0] = samples;
+        if self.unit == "row" {
+            self.computed[1] = rows;
+        }
+        self
+    }
+
     /// The number of sets of statistics in the computed part.
     pub(crate) fn units(&self) -> usize {
         let [grids, rows, columns] = self.computed;

@@ -5,7 +5,8 @@ mod tree;
 
 use isonorm::{BATCH_LEAF, LANES, LEAF};
 
-use self::sums::{BatchSum, RowSum, Terms};
+use self::sums::BatchSum;
+pub(super) use self::sums::{RowSum, Terms};
 use super::compute::Kind;
 use super::document::{Block, Step};
 use super::layout::Together;

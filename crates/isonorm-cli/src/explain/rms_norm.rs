@@ -48,7 +48,7 @@ pub(crate) fn explain(subject: &Subject) -> Result<Explanation> {
     })
 }
 
-fn facts(subject: &Subject) -> Vec<(&'static str, String)> {
+pub(crate) fn facts(subject: &Subject) -> Vec<(&'static str, String)> {
     let mut facts = steps::facts(subject);
     if let Kind::Rms { recipe, weight_offset, partial } = subject.options.kind {
         let name = match (recipe, weight_offset != 0.0) {

@@ -26,10 +26,44 @@ pub(crate) struct Subject {
     pub(crate) x: Values,
     pub(crate) weight: Option<Values>,
     pub(crate) bias: Option<Values>,
+    /// The gradient of y, for the backward pass: given, or ones.
+    pub(crate) dy: Option<Dy>,
     pub(crate) digits: usize,
     pub(crate) order: bool,
     /// x in words: `3 rows of 3 elements, f32`.
     pub(crate) described: String,
+}
+
+/// The gradient of y.
+#[derive(Debug)]
+pub(crate) enum Dy {
+    Given(Values),
+    Ones(Values),
+}
+
+impl Dy {
+    pub(crate) fn values(&self) -> &Values {
+        match self {
+            Dy::Given(values) | Dy::Ones(values) => values,
+        }
+    }
+
+    /// All of it, of the shape of x.
+    fn read(args: &Args, x: &Source, layout: &Layout) -> Result<Self> {
+        let Some(text) = &args.dy else {
+            return Ok(Dy::Ones(Values::filled(1.0, layout.len(), x.dtype())));
+        };
+        let source = if text.trim_start().starts_with('[') {
+            Source::given("--dy", json::parse("--dy", text)?, x.dtype())?
+        } else {
+            Source::file(text, args.bf16)?
+        };
+        if source.shape != x.shape {
+            let expected = format!("{:?} as x has", x.shape);
+            return Err(Error::Shape { at: "--dy".to_owned(), found: source.shape, expected });
+        }
+        Ok(Dy::Given(source.part(layout.computed, layout.whole)))
+    }
 }
 
 /// Numbers with a shape, from the command line or from a file.
@@ -157,6 +191,7 @@ impl Subject {
     pub(crate) fn new(args: &Args, norm: Norm, source: &Source) -> Result<Self> {
         let options = options(args, norm)?;
         let layout = layout(options.kind, extents(norm, source)?)?;
+        let layout = if args.backward { layout.of_whole_batch() } else { layout };
         Subject::laid_out(args, options, layout, source)
     }
 
@@ -184,8 +219,9 @@ impl Subject {
         };
         let (weight, bias) = (parameter("weight", &args.weight)?, parameter("bias", &args.bias)?);
         let x = source.part(layout.computed, layout.whole);
+        let dy = args.backward.then(|| Dy::read(args, source, &layout)).transpose()?;
         let described = described(&layout, source);
-        Ok(Subject { options, layout, x, weight, bias, digits: args.digits.into(), order: args.order, described })
+        Ok(Subject { options, layout, x, weight, bias, dy, digits: args.digits.into(), order: args.order, described })
     }
 
     pub(crate) fn affine(&self) -> Affine<'_> {

@@ -34,7 +34,7 @@ pub(super) fn view(dtype: DType, bytes: &[u8]) -> Option<Slice<'_>> {
 }
 
 /// Aligned bytes as elements to write to.
-pub(crate) fn view_mut(dtype: DType, bytes: &mut [u8]) -> SliceMut<'_> {
+fn view_mut(dtype: DType, bytes: &mut [u8]) -> SliceMut<'_> {
     typed!(dtype, T => SliceMut::from(cast_slice_mut::<u8, T>(bytes)))
 }
 
@@ -52,8 +52,8 @@ enum Store {
     Words(Vec<u64>),
     /// A window of an input, where it is aligned.
     Read(Mmap),
-    /// A scratch file, for what would not fit in memory.
-    Scratch(MmapMut),
+    /// A file to write to, and the byte where the elements begin: an output, or scratch.
+    File(MmapMut, usize),
 }
 
 impl Buffer {
@@ -62,9 +62,9 @@ impl Buffer {
         Buffer { dtype, len, store: Store::Words(vec![0; (len * dtype.size()).div_ceil(8)]) }
     }
 
-    /// `len` elements in a scratch file's map, which must be that long.
-    pub(crate) fn scratch(dtype: DType, len: usize, map: MmapMut) -> Self {
-        Buffer { dtype, len, store: Store::Scratch(map) }
+    /// `len` elements from byte `start` of a file's map on, a multiple of 8, so that every type is aligned.
+    pub(crate) fn file(dtype: DType, len: usize, map: MmapMut, start: usize) -> Self {
+        Buffer { dtype, len, store: Store::File(map, start) }
     }
 
     /// A copy of bytes, which must be a whole number of elements.
@@ -107,7 +107,7 @@ impl Buffer {
         let bytes = match &self.store {
             Store::Words(words) => words.len() * 8,
             Store::Read(map) => map.len(),
-            Store::Scratch(map) => map.len(),
+            Store::File(map, start) => map.len() - start,
         };
         bytes / self.dtype.size()
     }
@@ -117,7 +117,7 @@ impl Buffer {
         let all: &[u8] = match &self.store {
             Store::Words(words) => cast_slice(words),
             Store::Read(map) => map,
-            Store::Scratch(map) => map,
+            Store::File(map, start) => &map[*start..],
         };
         &all[..self.len * self.dtype.size()]
     }
@@ -130,7 +130,7 @@ impl Buffer {
         let all: &mut [u8] = match &mut self.store {
             Store::Words(words) => cast_slice_mut(words),
             Store::Read(_) => &mut [],
-            Store::Scratch(map) => map,
+            Store::File(map, start) => &mut map[*start..],
         };
         &mut all[..self.len * self.dtype.size()]
     }

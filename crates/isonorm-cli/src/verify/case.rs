@@ -57,11 +57,26 @@ pub(super) struct Case {
     pub(super) weight: Option<Buffer>,
     pub(super) bias: Option<Buffer>,
     pub(super) residual: Option<Buffer>,
+    /// In a backward case.
+    pub(super) dy: Option<Buffer>,
+    pub(super) dresidual: Option<Buffer>,
     pub(super) running: Option<(Buffer, Buffer)>,
     pub(super) y_type: DType,
     pub(super) r_type: Option<DType>,
-    /// Results by name: `y`, `r`, `mean`, `var`, `rstd`, `running_mean`, `running_var`.
+    /// Results by name: `y`, `r`, `mean`, `var`, `rstd`, `running_mean`, `running_var`; `dx`, `dr`, `dweight`, `dbias`.
     pub(super) expected: Vec<(String, Buffer)>,
+}
+
+impl Case {
+    /// The norm and its pass, as the table has them.
+    pub(super) fn group(&self) -> String {
+        format!("{}{}", self.norm, if self.dy.is_some() { " backward" } else { "" })
+    }
+
+    /// A result that is expected.
+    pub(super) fn out(&self, name: &str) -> Option<&Buffer> {
+        self.expected.iter().find(|(of, _)| of == name).map(|(_, buffer)| buffer)
+    }
 }
 
 /// The name of a storage type in the golden data.

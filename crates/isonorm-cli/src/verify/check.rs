@@ -1,16 +1,15 @@
-//! One golden case through the library, and the first bit that differs.
+//! One golden forward case through the library, and the first bit that differs.
 
-use isonorm::{
-    BatchNorm, Cpu, DType, GroupNorm, Io, LayerNorm, Level, PlaneIo, Planes, PlanesMut, Recipe, RmsNorm, Running,
-};
+use isonorm::{Cpu, DType, Io, Level, PlaneIo, Planes, PlanesMut, Running};
 
 use super::case::{Case, NormName};
+use super::norms;
 use crate::error::Result;
 use crate::stats::{Column, Saved, compute_type};
 use crate::tensor::Buffer;
 
 /// What a call gave, by the names of the golden data.
-type Results = Vec<(&'static str, Buffer)>;
+pub(super) type Results = Vec<(&'static str, Buffer)>;
 
 /// The first difference between the library's result on a level and the golden one, in words.
 pub(super) fn difference(case: &Case, level: Level) -> Result<Option<String>> {
@@ -29,7 +28,7 @@ pub(super) fn difference(case: &Case, level: Level) -> Result<Option<String>> {
     Ok(compare(case, &results))
 }
 
-fn compare(case: &Case, results: &Results) -> Option<String> {
+pub(super) fn compare(case: &Case, results: &Results) -> Option<String> {
     case.expected.iter().find_map(|(name, expected)| {
         let Some((_, found)) = results.iter().find(|(result, _)| result == name) else {
             return Some(format!("{name} is no result of {}", case.norm));
@@ -69,24 +68,8 @@ fn is_nan(dtype: DType, word: u64) -> bool {
     word & !sign > infinity
 }
 
-macro_rules! with_options {
-    ($case:expr, $cpu:expr, $norm:expr) => {{
-        let mut norm = $norm.on($cpu).eps($case.options.eps).weight_offset($case.options.weight_offset);
-        if $case.options.eps_outside {
-            norm = norm.eps_outside();
-        }
-        if let Some(weight) = &$case.weight {
-            norm = norm.weight(weight.slice());
-        }
-        if let Some(bias) = &$case.bias {
-            norm = norm.bias(bias.slice());
-        }
-        norm
-    }};
-}
-
 fn rows(case: &Case, cpu: Cpu<'_>) -> Result<Results> {
-    let (rows, hidden) = (case.shape[0], case.shape[1]);
+    let rows = case.shape[0];
     let mut y = Buffer::zeroed(case.y_type, case.x.len());
     let mut r = case.r_type.map(|dtype| Buffer::zeroed(dtype, case.x.len()));
     let normalized = case.r_type.unwrap_or(case.x.slice().dtype());
@@ -96,12 +79,9 @@ fn rows(case: &Case, cpu: Cpu<'_>) -> Result<Results> {
         _ => Io::new(case.x.slice(), y.slice_mut()),
     };
     let io = io.stats(saved.as_mut());
-    if case.norm == NormName::LayerNorm {
-        with_options!(case, cpu, LayerNorm::new(hidden)).apply(io)?;
-    } else {
-        let recipe = if case.options.llama { Recipe::Llama } else { Recipe::Torch };
-        let norm = with_options!(case, cpu, RmsNorm::new(hidden)).recipe(recipe);
-        case.options.partial.map_or(norm, |k| norm.partial(k)).apply(io)?;
+    match case.norm {
+        NormName::LayerNorm => norms::layer(case, cpu).apply(io)?,
+        _ => norms::rms(case, cpu).apply(io)?,
     }
     let mut results = with_stats(y, &saved);
     results.extend(r.map(|r| ("r", r)));
@@ -115,53 +95,54 @@ fn with_stats(y: Buffer, saved: &Saved) -> Results {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Layout {
+pub(super) enum Layout {
     First,
     Last,
+}
+
+impl Layout {
+    pub(super) fn read(self, x: &Buffer, channels: usize, spatial: usize) -> Planes<'_> {
+        match self {
+            Layout::First => Planes::channels_first(x.slice(), channels, spatial),
+            Layout::Last => Planes::channels_last(x.slice(), channels, spatial),
+        }
+    }
+
+    pub(super) fn write(self, y: &mut Buffer, channels: usize, spatial: usize) -> PlanesMut<'_> {
+        match self {
+            Layout::First => PlanesMut::channels_first(y.slice_mut(), channels, spatial),
+            Layout::Last => PlanesMut::channels_last(y.slice_mut(), channels, spatial),
+        }
+    }
 }
 
 fn planes(case: &Case, cpu: Cpu<'_>, layout: Layout) -> Result<Results> {
     let [samples, channels, spatial] = *case.shape else { return Ok(Vec::new()) };
     let last = layout == Layout::Last;
-    let x = if last {
-        transposed(&case.x, samples, channels, spatial)
-    } else {
-        Buffer::copied(case.x.slice().dtype(), case.x.bytes())
-    };
+    let x = if last { transposed(&case.x, samples, channels, spatial) } else { copied(&case.x) };
     let mut y = Buffer::zeroed(case.y_type, x.len());
     let groups = case.options.groups.unwrap_or(1);
     let stats = if case.norm == NormName::GroupNorm { samples * groups } else { channels };
     let mut saved = Saved::new(compute_type(x.slice().dtype()), stats);
-    let (source, target) = if last {
-        (
-            Planes::channels_last(x.slice(), channels, spatial),
-            PlanesMut::channels_last(y.slice_mut(), channels, spatial),
-        )
-    } else {
-        (
-            Planes::channels_first(x.slice(), channels, spatial),
-            PlanesMut::channels_first(y.slice_mut(), channels, spatial),
-        )
-    };
+    let (source, target) = (layout.read(&x, channels, spatial), layout.write(&mut y, channels, spatial));
     let io = PlaneIo::new(source, target);
     let mut updated = Vec::new();
     match (case.norm, &case.running) {
         (NormName::GroupNorm, _) => {
-            with_options!(case, cpu, GroupNorm::new(groups, channels)).apply(io.stats(saved.as_mut()))?;
+            norms::group(case, cpu, channels).apply(io.stats(saved.as_mut()))?;
         }
         (NormName::BatchNormEval, Some((mean, var))) => {
-            with_options!(case, cpu, BatchNorm::new(channels)).evaluate(io, mean.slice(), var.slice())?;
+            norms::batch(case, cpu, channels).evaluate(io, mean.slice(), var.slice())?;
         }
         (_, running) => {
-            let mut norm = with_options!(case, cpu, BatchNorm::new(channels));
+            let mut norm = norms::batch(case, cpu, channels);
             if let Some(momentum) = case.options.momentum {
                 norm = norm.momentum(momentum);
             }
             if case.options.biased_running_var {
                 norm = norm.biased_running_var();
             }
-            let copy = |buffer: &Buffer| Buffer::copied(buffer.slice().dtype(), buffer.bytes());
-            let mut running = running.as_ref().map(|(mean, var)| (copy(mean), copy(var)));
+            let mut running = running.as_ref().map(|(mean, var)| (copied(mean), copied(var)));
             let updates = running.as_mut().map(|(mean, var)| Running::new(mean.slice_mut(), var.slice_mut()));
             norm.train(io.stats(saved.as_mut()), updates)?;
             updated.extend(running.into_iter().flat_map(|(mean, var)| [("running_mean", mean), ("running_var", var)]));
@@ -173,8 +154,12 @@ fn planes(case: &Case, cpu: Cpu<'_>, layout: Layout) -> Result<Results> {
     Ok(results)
 }
 
+pub(super) fn copied(from: &Buffer) -> Buffer {
+    Buffer::copied(from.slice().dtype(), from.bytes())
+}
+
 /// (samples, a, b) as (samples, b, a).
-fn transposed(from: &Buffer, samples: usize, a: usize, b: usize) -> Buffer {
+pub(super) fn transposed(from: &Buffer, samples: usize, a: usize, b: usize) -> Buffer {
     let dtype = from.slice().dtype();
     let size = dtype.size();
     let mut to = Buffer::zeroed(dtype, from.len());

@@ -32,10 +32,11 @@ struct Entry {
     x: Vec<Word>,
     weight: Vec<Word>,
     bias: Vec<Word>,
+    dy: Vec<Word>,
     out: BTreeMap<String, Operation>,
 }
 
-/// One call; its backward results are read by nobody here.
+/// One call, forward, backward or both.
 #[derive(Deserialize)]
 struct Operation {
     #[serde(flatten)]
@@ -48,6 +49,9 @@ struct Operation {
     rstd: Option<Vec<Word>>,
     mean: Option<Vec<Word>>,
     var: Option<Vec<Word>>,
+    dx: Option<Vec<Word>>,
+    dweight: Option<Vec<Word>>,
+    dbias: Option<Vec<Word>>,
 }
 
 #[derive(Deserialize)]
@@ -75,18 +79,41 @@ fn narrowed(dtype: DType, words: &[Word]) -> Buffer {
     }
 }
 
-/// The forward calls of the file.
+/// The calls of the file.
 pub(super) fn cases() -> Result<Vec<Case>, serde_json::Error> {
     let File { cases } = serde_json::from_str(DATA)?;
-    let forward = |entry: &Entry| -> Vec<Case> {
-        entry.out.iter().filter_map(|(name, operation)| entry.case(name, operation)).collect()
+    let both = |entry: &Entry| -> Vec<Case> {
+        let of = |(name, operation): (&String, &Operation)| {
+            [entry.forward(name, operation), entry.backward(name, operation)]
+        };
+        entry.out.iter().flat_map(of).flatten().collect()
     };
-    Ok(cases.iter().flat_map(forward).collect())
+    Ok(cases.iter().flat_map(both).collect())
 }
 
 impl Entry {
-    fn case(&self, name: &str, operation: &Operation) -> Option<Case> {
+    fn forward(&self, name: &str, operation: &Operation) -> Option<Case> {
         let y = operation.y.as_ref()?;
+        let mut case = self.case(name, operation)?;
+        let stats = [("rstd", &operation.rstd), ("mean", &operation.mean), ("var", &operation.var)];
+        case.expect("y", case.y_type, Some(y));
+        stats.into_iter().for_each(|(name, words)| case.expect(name, DType::F32, words.as_ref()));
+        Some(case)
+    }
+
+    /// The gradients of weight and bias are those before their rounding, in f32.
+    fn backward(&self, name: &str, operation: &Operation) -> Option<Case> {
+        let dx = operation.dx.as_ref()?;
+        let mut case = self.case(name, operation)?;
+        case.dy = Some(narrowed(self.dtype, &self.dy));
+        case.expect("dx", self.dtype, Some(dx));
+        case.expect("dweight", DType::F32, operation.dweight.as_ref());
+        case.expect("dbias", DType::F32, operation.dbias.as_ref());
+        Some(case)
+    }
+
+    /// The call without its results.
+    fn case(&self, name: &str, operation: &Operation) -> Option<Case> {
         let norms = [
             ("rms_norm", NormName::RmsNorm),
             ("layer_norm", NormName::LayerNorm),
@@ -102,13 +129,8 @@ impl Entry {
             Some(given) => Some(narrowed(DType::F32, given)),
             None => affine.contains("weight").then(|| narrowed(self.dtype, &self.weight)),
         };
-        let y_type = operation.out_dtype.as_ref().map_or(self.dtype, |Name(dtype)| *dtype);
         let mut options = operation.options.clone();
         options.llama = operation.recipe.as_deref() == Some("llama");
-        let stats = [("rstd", &operation.rstd), ("mean", &operation.mean), ("var", &operation.var)];
-        let stats = stats
-            .into_iter()
-            .filter_map(|(name, words)| Some((name.to_owned(), narrowed(DType::F32, words.as_ref()?))));
         Some(Case {
             name: format!("norms.json {shape:?} {} {} {name}", self.dtype, self.kind),
             norm,
@@ -118,10 +140,18 @@ impl Entry {
             weight,
             bias: affine.contains("bias").then(|| narrowed(self.dtype, &self.bias)),
             residual: None,
+            dy: None,
+            dresidual: None,
             running: None,
-            y_type,
+            y_type: operation.out_dtype.as_ref().map_or(self.dtype, |Name(dtype)| *dtype),
             r_type: None,
-            expected: [("y".to_owned(), narrowed(y_type, y))].into_iter().chain(stats).collect(),
+            expected: Vec::new(),
         })
+    }
+}
+
+impl Case {
+    fn expect(&mut self, name: &str, dtype: DType, words: Option<&Vec<Word>>) {
+        self.expected.extend(words.map(|words| (name.to_owned(), narrowed(dtype, words))));
     }
 }

@@ -39,10 +39,19 @@ pub(crate) struct RowSum {
 
 impl RowSum {
     pub(crate) fn new(arithmetic: Arithmetic, terms: Terms, row: &[f64]) -> Self {
-        let leaf = |elements: &[f64]| {
+        Self::of(arithmetic, row, |sum, &x| terms.step(arithmetic, sum, x))
+    }
+
+    /// The sum of products of pairs.
+    pub(crate) fn dot(arithmetic: Arithmetic, pairs: &[(f64, f64)]) -> Self {
+        Self::of(arithmetic, pairs, |sum, &(a, b)| arithmetic.fma(a, b, sum))
+    }
+
+    fn of<T>(arithmetic: Arithmetic, row: &[T], step: impl Fn(f64, &T) -> f64) -> Self {
+        let leaf = |elements: &[T]| {
             let mut lanes = vec![0.0; LANES];
-            for (i, &x) in elements.iter().enumerate() {
-                lanes[i % LANES] = terms.step(arithmetic, lanes[i % LANES], x);
+            for (i, x) in elements.iter().enumerate() {
+                lanes[i % LANES] = step(lanes[i % LANES], x);
             }
             lanes
         };

@@ -1,4 +1,4 @@
-//! The project's own cases, `spec/golden/forward.json`: arrays in a pool, cases that point into it.
+//! The project's own cases, `spec/golden/{forward,backward}.json`: arrays in a pool, cases that point into it.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,8 @@ use serde::de::Error as _;
 use super::case::{Case, NormName, Options, dtype, from_hex};
 use crate::tensor::Buffer;
 
-const DATA: &str = include_str!("../../../../spec/golden/forward.json");
+const DATA: [&str; 2] =
+    [include_str!("../../../../spec/golden/forward.json"), include_str!("../../../../spec/golden/backward.json")];
 
 #[derive(Deserialize)]
 struct File {
@@ -35,6 +36,8 @@ struct Entry {
     weight: Option<usize>,
     bias: Option<usize>,
     residual: Option<usize>,
+    dy: Option<usize>,
+    dresidual: Option<usize>,
     running_mean: Option<usize>,
     running_var: Option<usize>,
     #[serde(deserialize_with = "dtype")]
@@ -52,9 +55,14 @@ impl Array {
     }
 }
 
-/// All cases of the file.
+/// All cases of the files.
 pub(super) fn cases() -> Result<Vec<Case>, serde_json::Error> {
-    let File { arrays, cases } = serde_json::from_str(DATA)?;
+    let files: Vec<Vec<Case>> = DATA.iter().map(|data| of(data)).collect::<Result<_, _>>()?;
+    Ok(files.into_iter().flatten().collect())
+}
+
+fn of(data: &str) -> Result<Vec<Case>, serde_json::Error> {
+    let File { arrays, cases } = serde_json::from_str(data)?;
     let at = |index: Option<usize>| index.and_then(|index| arrays.get(index)).map(Array::unpacked).transpose();
     let case = |entry: Entry| {
         let missing = || serde_json::Error::custom(format!("{} without x", entry.name));
@@ -67,6 +75,8 @@ pub(super) fn cases() -> Result<Vec<Case>, serde_json::Error> {
             weight: at(entry.weight)?,
             bias: at(entry.bias)?,
             residual: at(entry.residual)?,
+            dy: at(entry.dy)?,
+            dresidual: at(entry.dresidual)?,
             running: at(entry.running_mean)?.zip(at(entry.running_var)?),
             y_type: entry.y_type,
             r_type: entry.r_type.map(|Name(dtype)| dtype),
