@@ -92,8 +92,14 @@ where
     let k = sums.columns().checked_div(channels.len()).unwrap_or(0);
     let mut starts: Vec<usize> = channels.iter().map(|channel| channel / LANES * LANES).collect();
     starts.dedup();
-    let window = |channel: usize| starts.partition_point(|start| start + LANES <= channel);
-    let places: Vec<(usize, usize)> = channels.iter().map(|&channel| (window(channel), channel % LANES)).collect();
+    // Channels that lie side by side in a window: the window, and their lanes.
+    let runs: Vec<(usize, Range<usize>)> = channels
+        .chunk_by(|left, right| left + 1 == *right && right % LANES != 0)
+        .map(|run| {
+            let (window, lane) = (starts.partition_point(|start| start + LANES <= run[0]), run[0] % LANES);
+            (window, lane..lane + run.len())
+        })
+        .collect();
     let most = (SCALARS / (starts.len() * k * LANES).max(1)).max(1);
     let mut scalars = vec![C::ZERO; starts.len() * k * LANES * most.min(shape.samples)];
     let mut row = Vec::with_capacity(sums.columns());
@@ -110,7 +116,9 @@ where
         for n in 0..samples.len() {
             row.clear();
             for sum in 0..k {
-                row.extend(places.iter().map(|(window, lane)| scalars[window * each + (n * k + sum) * LANES + lane]));
+                for (window, lanes) in &runs {
+                    row.extend_from_slice(&scalars[window * each + (n * k + sum) * LANES..][lanes.clone()]);
+                }
             }
             sums.push(&row, &[]);
         }
