@@ -1,6 +1,6 @@
 //! BatchNorm: each channel with its mean over the batch taken off, divided by its standard deviation.
 
-use crate::backward::{PlaneBackwardIo, backward_evaluate, backward_train};
+use crate::backward::planes::{PlaneBackwardIo, backward_evaluate, backward_train};
 use crate::channels::{Source, Task, WINDOW};
 use crate::channels_blocks::{BlocksJob, are_blocks_worth_it, stripes_of_samples};
 use crate::channels_first::{PlanesJob, TrainJob};

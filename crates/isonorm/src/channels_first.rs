@@ -9,6 +9,7 @@ use crate::groups::NARROW;
 use crate::isa::float_env::FloatEnv;
 use crate::moments::{First, measure};
 use crate::order::LANES;
+use crate::planes::Shape;
 use crate::slice::SliceMut;
 use crate::stats::Stats;
 use crate::stripes::{self, Stripes};
@@ -67,6 +68,14 @@ impl<T: Element> Job for PlanesJob<'_, T> {
 /// Bytes of the planes that are measured and applied together: they stay in the second-level cache.
 const BLOCK_BYTES: usize = 256 << 10;
 
+/// How many channels `bytes` hold, at most a vector of them, where each of their values is read from `size` bytes; and
+/// whether their planes are narrow, so that they are written as columns.
+pub(crate) fn channels_together(y: &Stripes<'_>, shape: Shape, bytes: usize, size: usize) -> (usize, bool) {
+    let is_narrow = shape.spatial < NARROW && shape.samples >= y.samples.max(2);
+    let most = if is_narrow { LANES.min(TILE / shape.spatial) } else { LANES };
+    ((bytes / shape.count().saturating_mul(size)).clamp(1, most), is_narrow)
+}
+
 /// Channels to be normalized with their own statistics.
 pub(crate) struct TrainJob<'a, 'y, T: Element> {
     pub(crate) task: Task<'a, T::Compute>,
@@ -93,10 +102,7 @@ impl<T: Element> Job for TrainJob<'_, '_, T> {
     fn run(&mut self) {
         let _env = FloatEnv::standard();
         let shape = self.task.shape;
-        let is_narrow = shape.spatial < NARROW && shape.samples >= self.y.samples.max(2);
-        let channel_bytes = shape.count().saturating_mul(size_of::<T>());
-        let most = if is_narrow { LANES.min(TILE / shape.spatial) } else { LANES };
-        let most = (BLOCK_BYTES / channel_bytes).clamp(1, most);
+        let (most, is_narrow) = channels_together(self.y, shape, BLOCK_BYTES, size_of::<T>());
         let mut output = Output::<T>::new(&self.task);
         let mut columns = is_narrow.then(|| Columns::new(shape.sample()));
         let mut first = self.channels.start;

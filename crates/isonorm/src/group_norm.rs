@@ -1,7 +1,7 @@
 //! GroupNorm: each sample's channels in groups, each group with its mean taken off, divided by its standard
 //! deviation. InstanceNorm: every channel a group.
 
-use crate::backward::{PlaneBackwardIo, backward_groups};
+use crate::backward::planes::{PlaneBackwardIo, backward_groups};
 use crate::channels::Task;
 use crate::channels_last::ChannelsLast;
 use crate::element::{Compute, Element, with_element};

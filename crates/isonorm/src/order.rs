@@ -21,7 +21,7 @@ mod sums;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use columns::{BatchSums, ColumnTerms, NEXT, reduce_columns};
+pub(crate) use columns::{BatchSums, ColumnTerms, NEXT, leaf_step, reduce_columns};
 pub(crate) use extent::{Extent, Kind, Order};
 pub(crate) use sums::Sums;
 

@@ -2,7 +2,6 @@
 //! every level, in both layouts, in place and not, with saved statistics and without, on any number of threads.
 #![allow(dead_code)] // of what is shared with `channels.rs`
 
-#[macro_use]
 #[path = "channels/call.rs"]
 mod call;
 #[path = "backward_planes/gradients.rs"]
@@ -11,11 +10,11 @@ mod gradients;
 mod refused;
 mod support;
 
-use call::{Call, How, WAYS};
+use call::{Call, How, SHAPES, WAYS, norms};
 use gradients::{Backward, Found};
 use isonorm::{Cpu, Level};
 use isonorm_testing::DType;
-use isonorm_testing::golden::{self, Case, Norm, Shape};
+use isonorm_testing::golden::{self, Case, Norm};
 use isonorm_testing::oracle::Eps;
 use isonorm_testing::oracle::forward::Channels;
 use isonorm_testing::values::Kind;
@@ -23,23 +22,8 @@ use proptest::prelude::*;
 use support::{Tensor, assert_same_bits, one};
 
 fn golden_call(case: &Case) -> Option<Backward> {
-    let Shape::Channels(shape) = case.shape else { return None };
-    let input = |name| case.input(name).map(Tensor::new);
-    let dy = input("dy")?;
-    let call = Call {
-        norm: case.norm,
-        shape,
-        groups: case.groups.unwrap_or(shape.channels),
-        eps: case.eps,
-        weight: input("weight"),
-        bias: input("bias"),
-        offset: case.weight_offset,
-        momentum: 0.1,
-        biased: false,
-        running: input("running_mean").zip(input("running_var")),
-        x: Tensor::new(case.x()),
-        y_type: case.y_type,
-    };
+    let call = Call::of(case)?;
+    let dy = case.input("dy").map(Tensor::new)?;
     let dtype = |name: &str| case.out.get(name).map(|array| array.dtype);
     Some(Backward { call, dy, dx_type: dtype("dx")?, dweight: dtype("dweight"), dbias: dtype("dbias") })
 }
@@ -80,51 +64,6 @@ fn assert_oracle(backward: &Backward) {
             assert_same(backward, &format!("{how:?}, level {level}"), &expected, &found);
         }
     }
-}
-
-/// Shapes at the edges of leaves, lanes, tiles, windows, stripes and the narrow planes' bound.
-const SHAPES: [(usize, usize, usize); 29] = [
-    (2, 1, 1),
-    (1, 1, 2),
-    (1, 3, 2),
-    (3, 31, 1),
-    (16, 32, 1),
-    (17, 33, 1),
-    (49, 65, 1),
-    (5, 257, 1),
-    (3, 1030, 1),
-    (2, 3, 31),
-    (4, 5, 32),
-    (6, 17, 33),
-    (33, 4, 9),
-    (65, 3, 2),
-    (4, 70, 16),
-    (5, 66, 49),
-    (3, 40, 63),
-    (4, 3, 64),
-    (1, 66, 65),
-    (2, 34, 127),
-    (2, 3, 128),
-    (3, 5, 129),
-    (2, 2, 512),
-    (1, 3, 1025),
-    (2, 33, 300),
-    (2, 300, 5),
-    (1, 2, 5000),
-    (1, 4, 1024),
-    (3, 130, 17),
-];
-
-/// Every norm, and every sensible number of groups.
-fn norms(shape: Channels) -> Vec<(Norm, usize)> {
-    let c = shape.channels;
-    let groups = (1..=c).filter(|g| c.is_multiple_of(*g) && (*g <= 3 || *g == c || g * 2 == c));
-    let groups = groups.map(|groups| (Norm::GroupNorm, groups));
-    let mut norms = vec![(Norm::BatchNormEval, c)];
-    if shape.samples * shape.spatial > 1 {
-        norms.push((Norm::BatchNormTrain, c));
-    }
-    norms.into_iter().chain(groups).collect()
 }
 
 #[test]

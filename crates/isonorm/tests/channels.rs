@@ -7,10 +7,10 @@ mod call;
 mod refused;
 mod support;
 
-use call::{Call, Found, How, WAYS};
+use call::{Call, Found, How, SHAPES, WAYS, norms};
 use isonorm::{Cpu, Level};
 use isonorm_testing::DType;
-use isonorm_testing::golden::{self, Case, Norm, Shape};
+use isonorm_testing::golden::{self, Case, Norm};
 use isonorm_testing::oracle::Eps;
 use isonorm_testing::oracle::forward::Channels;
 use isonorm_testing::values::Kind;
@@ -27,23 +27,8 @@ fn named(found: &Found) -> Vec<(&'static str, &Tensor)> {
 }
 
 fn golden_call(case: &Case) -> Option<Call> {
-    let Shape::Channels(shape) = case.shape else { return None };
     case.out.get("y")?;
-    let input = |name| case.input(name).map(Tensor::new);
-    Some(Call {
-        norm: case.norm,
-        shape,
-        groups: case.groups.unwrap_or(shape.channels),
-        eps: case.eps,
-        weight: input("weight"),
-        bias: input("bias"),
-        offset: case.weight_offset,
-        momentum: case.momentum.unwrap_or(0.1),
-        biased: case.biased_running_var,
-        running: input("running_mean").zip(input("running_var")),
-        x: Tensor::new(case.x()),
-        y_type: case.y_type,
-    })
+    Call::of(case)
 }
 
 #[test]
@@ -89,47 +74,8 @@ fn assert_oracle(call: &Call) {
     }
 }
 
-/// Shapes at the edges of leaves, lanes, tiles, windows, stripes and the narrow planes' bound.
-const SHAPES: [(usize, usize, usize); 27] = [
-    (2, 1, 1),
-    (1, 1, 2),
-    (1, 3, 2),
-    (3, 31, 1),
-    (16, 32, 1),
-    (17, 33, 1),
-    (49, 65, 1),
-    (5, 257, 1),
-    (3, 1030, 1),
-    (2, 3, 31),
-    (4, 5, 32),
-    (6, 17, 33),
-    (33, 4, 9),
-    (65, 3, 2),
-    (4, 70, 16),
-    (5, 66, 49),
-    (3, 40, 63),
-    (4, 3, 64),
-    (1, 66, 65),
-    (2, 34, 127),
-    (2, 3, 128),
-    (3, 5, 129),
-    (2, 2, 512),
-    (1, 3, 1025),
-    (2, 33, 300),
-    (1, 2, 5000),
-    (3, 130, 17),
-];
-
 fn shapes() -> impl Iterator<Item = Channels> {
     SHAPES.into_iter().map(|(samples, channels, spatial)| Channels { samples, channels, spatial })
-}
-
-/// Every norm, and every sensible number of groups.
-fn norms(shape: Channels) -> Vec<(Norm, usize)> {
-    let c = shape.channels;
-    let groups = (1..=c).filter(|g| c.is_multiple_of(*g) && (*g <= 3 || *g == c || g * 2 == c));
-    let groups = groups.map(|groups| (Norm::GroupNorm, groups));
-    [(Norm::BatchNormTrain, c), (Norm::BatchNormEval, c)].into_iter().chain(groups).collect()
 }
 
 #[test]

@@ -4,8 +4,8 @@ mod support;
 
 use isonorm::{Io, Level, Rows, RowsMut};
 use isonorm_testing::DType;
-use isonorm_testing::golden::{self, Case, Shape};
-use support::{Norm, Saved, Tensor, Which, assert_same_bits, one};
+use isonorm_testing::golden::{self, Case};
+use support::{Norm, Saved, Tensor, assert_same_bits, one};
 
 /// A golden case whose rows are normalized one by one.
 struct Golden {
@@ -17,25 +17,9 @@ struct Golden {
 }
 
 fn row_wise(case: Case) -> Option<Golden> {
-    let which = match case.norm {
-        golden::Norm::RmsNorm => Which::Rms,
-        golden::Norm::LayerNorm => Which::Layer,
-        _ => return None,
-    };
-    let Shape::Rows { rows, hidden } = case.shape else { panic!("{}: rows expected", case.name) };
     case.out.get("y")?;
-    let input = |name| case.input(name).map(Tensor::new);
-    let norm = Norm {
-        which,
-        hidden,
-        eps: case.eps,
-        weight: input("weight"),
-        bias: input("bias"),
-        offset: case.weight_offset,
-        llama: case.llama,
-        partial: case.partial,
-    };
-    let (x, residual) = (Tensor::new(case.x()), input("residual"));
+    let (norm, rows) = Norm::of(&case)?;
+    let (x, residual) = (Tensor::new(case.x()), case.input("residual").map(Tensor::new));
     Some(Golden { case, norm, rows, x, residual })
 }
 

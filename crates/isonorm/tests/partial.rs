@@ -169,6 +169,17 @@ proptest! {
     }
 }
 
+#[test]
+fn without_rows_any_number_of_columns_can_be_claimed() {
+    for (order, kind) in (0..2).flat_map(|order| (0..4).map(move |kind| (order, kind))) {
+        for columns in [u64::MAX, u64::MAX / 2, u64::MAX / 64 + 1, 0] {
+            let bytes = [&b"ISOP"[..], &[1, order, kind, 8], &columns.to_le_bytes(), &[7; 16]].concat();
+            assert!(Partial::from_bytes(&bytes).is_ok());
+            any_bytes(&bytes);
+        }
+    }
+}
+
 fn count() -> impl Strategy<Value = u64> {
     prop_oneof![
         0..300u64,

@@ -17,7 +17,7 @@ use crate::element::{Compute, Element};
 use crate::forward::RowNorm;
 use crate::isa::Isa;
 use crate::level::Kernel;
-use crate::order::{LANES, padded};
+use crate::order::{LANES, leaf_step, padded};
 use crate::rows::{Run, RunMut};
 
 /// Elements of a row from which setting out along it is worth its price.
@@ -176,8 +176,7 @@ where
             } else {
                 T::store_split(isa, dx, to)
             }
-            dot = isa.fma(dy, x_hat, dot);
-            sum = isa.add(sum, dy);
+            [dot, sum] = leaf_step(isa, [dot, sum], dy, x_hat);
         }
         if let Some(leaf) = &mut leaf.dweight {
             isa.store(T::in_order(isa, dot), chunk_mut(leaf, at));
@@ -213,8 +212,7 @@ where
             let mut own = [T::default(); LANES];
             T::store(isa, dx, &mut own);
             to.copy_from_slice(&own[..n]);
-            dot = isa.fma(dy, x_hat, dot);
-            sum = isa.add(sum, dy);
+            [dot, sum] = leaf_step(isa, [dot, sum], dy, x_hat);
         }
         for (leaf, sums) in [(&mut leaf.dweight, dot), (&mut leaf.dbias, sum)] {
             if let Some(leaf) = leaf {
@@ -278,8 +276,7 @@ impl<T: Element, const M: usize> Stretch<'_, T, M> {
                 } else {
                     T::store_split(isa, out, to)
                 }
-                dot = isa.fma(dy, x_hat, dot);
-                sum = isa.add(sum, dy);
+                [dot, sum] = leaf_step(isa, [dot, sum], dy, x_hat);
             }
             if let Some(leaf) = &mut dweight {
                 isa.store(T::in_order(isa, dot), &mut leaf[at]);

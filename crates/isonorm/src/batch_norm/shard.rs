@@ -1,6 +1,6 @@
 //! BatchNorm in training where the samples of the batch lie on several ranks.
 
-use crate::backward::{PlaneBackwardIo, backward_merged};
+use crate::backward::planes::{PlaneBackwardIo, backward_merged};
 use crate::batch_norm::{BatchNorm, arranged};
 use crate::channels::Source;
 use crate::element::{Compute, DType, Element, with_element};

@@ -112,6 +112,12 @@ where
     sums
 }
 
+/// The sums of a leaf of rows after one more: `fma(a, b, dot)` and `sum + a`, one column a lane.
+#[inline(always)]
+pub(crate) fn leaf_step<C: Compute, S: Isa<C>>(isa: S, [dot, sum]: [S::V; 2], a: S::V, b: S::V) -> [S::V; 2] {
+    [isa.fma(a, b, dot), isa.add(sum, a)]
+}
+
 /// Sums over rows in batch order, one column a lane.
 pub(crate) struct BatchSums<V, const K: usize> {
     tree: Tree<V, K>,

@@ -90,11 +90,11 @@ impl Extent {
     pub(crate) fn is_open(&self) -> bool {
         self.end > self.border() && (self.kind == Kind::Largest || !self.end.is_multiple_of(self.order.leaf()))
     }
-    /// Accumulators of a leaf or node.
+    /// Accumulators of a leaf or node. Where there are none, any number of columns may be claimed.
     pub(crate) fn width(&self) -> usize {
         let sums = if self.kind == Kind::Both { 2 } else { 1 };
         let lanes = if self.kind == Kind::Largest { 1 } else { self.order.lanes() };
-        sums * lanes * self.columns
+        (sums * lanes).saturating_mul(self.columns)
     }
     /// Level and index of each node, left to right: the largest subtrees between the borders.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = (u32, usize)> + use<> {

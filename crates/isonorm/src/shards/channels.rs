@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use crate::backward::{PlaneLanes, PlaneSums};
+use crate::backward::planes::{Lanes, PlaneSums};
 use crate::element::{Compute, Element};
 use crate::isa::Isa;
 use crate::isa::float_env::FloatEnv;
@@ -69,7 +69,7 @@ pub(crate) fn correlate_samples<T: Element>(
     let channels: Vec<usize> = (0..shape.channels).collect();
     let (sample, one) = (shape.sample(), Shape { samples: 1, ..shape });
     let fill = |samples: Range<usize>, channels: Range<usize>, to: &mut [T::Compute]| {
-        let lanes = PlaneLanes::new(&stats[channels.clone()]);
+        let lanes = Lanes::new(&stats[channels.clone()]);
         for (n, to) in samples.zip(to.chunks_exact_mut(2 * LANES)) {
             let at = n * sample;
             let planes = PlaneSums { level, shape: one, x: &x[at..at + sample], dy: dy.part(at, sample) };

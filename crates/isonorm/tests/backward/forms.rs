@@ -1,6 +1,6 @@
 //! Every shape, layout, thread count and position: the oracle's bits.
 
-use isonorm::{BackwardIo, Cpu, Level, Rows, RowsMut};
+use isonorm::{BackwardIo, Cpu, Level, Partial, Rows, RowsMut};
 use isonorm_testing::DType;
 use isonorm_testing::values::{Kind, SplitMix64};
 
@@ -12,6 +12,7 @@ fn norm(which: Which, hidden: usize, dtype: DType) -> Norm {
     Norm { weight: Some(Tensor::values(dtype, Kind::Normal, 2, hidden)), ..Norm::new(which, hidden) }
 }
 
+/// Out of place and in place, of both recipes.
 #[test]
 fn every_length_has_the_oracle_s_bits() {
     let hiddens = (1..70).chain([96, 127, 128, 129, 160, 255, 257, 500, 511, 512, 513, 545, 1024, 1100, 2049, 4100]);
@@ -21,11 +22,17 @@ fn every_length_has_the_oracle_s_bits() {
                 let rows = if hidden < 600 { 19 } else { 5 };
                 let x = Tensor::values(dtype, Kind::Normal, 3, rows * hidden);
                 let dy = Tensor::values(dtype, Kind::Normal, 4, rows * hidden);
-                let norm = norm(which, hidden, dtype);
+                let mut norm = norm(which, hidden, dtype);
+                norm.llama = which == Which::Rms && hidden % 2 == 1;
                 let expected = Gradients::expected(&norm, &x, &dy);
                 for level in Level::available() {
-                    let found = Gradients::found(&norm, one(level), &x, &dy);
-                    expected.check(&format!("{norm} {dtype:?} on {level}"), hidden, &found);
+                    let label = format!("{norm} {dtype:?} on {level}");
+                    let mut found = Gradients::found(&norm, one(level), &x, &dy);
+                    expected.check(&label, hidden, &found);
+                    found.dx = dy.clone();
+                    let io = BackwardIo::in_place(x.slice(), found.dx.slice_mut());
+                    norm.backward(one(level), io).expect("the shapes fit");
+                    expected.check(&format!("{label}, in place"), hidden, &found);
                 }
             }
         }
@@ -80,7 +87,7 @@ fn every_layout_has_the_bits_of_contiguous_rows() {
     let mut source = SplitMix64::new(7);
     for round in 0..150 {
         let shape: Vec<usize> = (0..1 + source.below(3)).map(|_| 1 + source.below(5)).collect();
-        let (hidden, rows) = (1 + source.below(70), shape.iter().product::<usize>());
+        let hidden = 1 + source.below(70);
         let dtype = DType::ALL[source.below(4)];
         let norm = norm(BOTH[source.below(2)], hidden, dtype);
         let [from_x, from_dy] = [(); 2].map(|()| Layout::of_an_input(&shape, hidden, &mut source));
@@ -112,7 +119,6 @@ fn every_layout_has_the_bits_of_contiguous_rows() {
             }
             check_output(&label, &expected.dx, &dx, &to.places(&shape, hidden), hidden);
         }
-        assert_eq!(rows, x.0.len() / hidden);
     }
 }
 
@@ -130,27 +136,44 @@ fn one_to_eight_threads_give_the_same_bits() {
     }
 }
 
-/// dx of 16 MiB and more is written past the caches: lines are whole wherever it begins.
+/// dx of 16 MiB and more is written past the caches, in whole lines wherever it begins; as in pieces that are not.
 #[test]
-fn beyond_the_caches_dx_has_the_same_bits() {
+fn beyond_the_caches_the_bits_are_the_same() {
     for (which, dtype, hidden) in [(Which::Rms, DType::F32, 1040), (Which::Layer, DType::Bf16, 4096 + 3)] {
         let rows = (17 << 20) / hidden / (dtype.digits() / 2);
-        let [row_x, row_dy] = [10, 11].map(|seed| Tensor::values(dtype, Kind::Normal, seed, 40 * hidden));
-        let [x, dy] = [&row_x, &row_dy].map(|few| few.gather((0..rows * hidden).map(|at| at % (40 * hidden))));
+        let [x, dy] = [10, 11].map(|seed| {
+            let few = Tensor::values(dtype, Kind::Normal, seed, 40 * hidden);
+            few.gather((0..rows * hidden).map(|at| at % (40 * hidden)))
+        });
         let norm = norm(which, hidden, dtype);
-        let expected = Gradients::expected(&norm, &row_x, &row_dy);
-        let wanted = expected.dx.gather((0..rows * hidden).map(|at| at % (40 * hidden)));
+        let expected = in_pieces(&norm, &x, &dy, rows / 3);
         for level in Level::available().rev().take(2) {
             for offset in [0, 1] {
+                let mut found = Gradients::room(&x, hidden);
                 let mut dx = Tensor::sentinel(dtype, rows * hidden + 1);
-                let cpu = Cpu::new().level(level).threads(2);
                 let io = BackwardIo::new(x.slice(), dy.slice(), dx.part_mut(offset, rows * hidden));
-                norm.backward(cpu, io).expect("the shapes fit");
-                let found = dx.gather(offset..offset + rows * hidden);
-                assert_same_bits(&format!("{norm} {dtype:?} from {offset} on {level}"), hidden, &wanted, &found);
+                let io = io.dweight(found.dweight.slice_mut()).dbias(found.dbias.slice_mut());
+                norm.backward(Cpu::new().level(level).threads(2), io).expect("the shapes fit");
+                found.dx = dx.gather(offset..offset + rows * hidden);
+                expected.check(&format!("{norm} {dtype:?} from {offset} on {level}"), hidden, &found);
             }
         }
     }
+}
+
+/// As of one call, but of `few` rows at a time.
+fn in_pieces(norm: &Norm, x: &Tensor, dy: &Tensor, few: usize) -> Gradients {
+    let (hidden, len) = (norm.hidden, x.len());
+    let mut partial = Partial::rows(isonorm::DType::F32, hidden, 0);
+    let mut found = Gradients::room(x, hidden);
+    for start in (0..len).step_by(few * hidden) {
+        let n = (few * hidden).min(len - start);
+        let io = BackwardIo::new(x.part(start, n), dy.part(start, n), found.dx.part_mut(start, n));
+        norm.backward(Cpu::new().threads(1), io.partial(&mut partial)).expect("the shapes fit");
+    }
+    partial.dweight(found.dweight.slice_mut()).expect("the sums begin at 0");
+    partial.dbias(found.dbias.slice_mut()).expect("the sums begin at 0");
+    found
 }
 
 #[test]

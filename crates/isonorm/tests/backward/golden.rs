@@ -1,9 +1,9 @@
 //! The stored bits of `spec/golden`: every backward call of RMSNorm and LayerNorm, on every level, in every form.
 
 use isonorm::{BackwardIo, Io, Level, Partial, Rows, RowsMut};
-use isonorm_testing::golden::{self, Case, Shape};
+use isonorm_testing::golden::{self, Case};
 
-use crate::support::{Norm, Saved, Tensor, Which, assert_same_bits, compute_type, one};
+use crate::support::{Norm, Saved, Tensor, assert_same_bits, compute_type, one};
 
 /// A golden case whose rows are differentiated one by one.
 struct Golden {
@@ -17,24 +17,9 @@ struct Golden {
 }
 
 fn row_wise(case: Case) -> Option<Golden> {
-    let which = match case.norm {
-        golden::Norm::RmsNorm => Which::Rms,
-        golden::Norm::LayerNorm => Which::Layer,
-        _ => return None,
-    };
-    let Shape::Rows { rows, hidden } = case.shape else { panic!("{}: rows expected", case.name) };
     case.out.get("dx")?;
+    let (norm, rows) = Norm::of(&case)?;
     let input = |name| case.input(name).map(Tensor::new);
-    let norm = Norm {
-        which,
-        hidden,
-        eps: case.eps,
-        weight: input("weight"),
-        bias: input("bias"),
-        offset: case.weight_offset,
-        llama: case.llama,
-        partial: case.partial,
-    };
     let x = match input("residual") {
         None => Tensor::new(case.x()),
         Some(residual) => {

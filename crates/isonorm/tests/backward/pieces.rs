@@ -174,8 +174,8 @@ fn threads_cut_a_batch_that_begins_within_a_leaf() {
         let mut first = batch.partial(0);
         batch.piece(one(Level::detect()), &(0..5), &mut first);
         let mut second = batch.partial(5);
-        batch.piece(Cpu::new().threads(3), &(5..900), &mut second);
-        batch.padded(Cpu::new().threads(3), &(900..1000), &mut second, source);
+        batch.piece(Cpu::new().threads(3), &(5..800), &mut second);
+        batch.padded(Cpu::new().threads(3), &(800..1000), &mut second, source);
         first.merge(second).expect("neighbours");
         batch.check("threads", &batch.finished(&first));
     }

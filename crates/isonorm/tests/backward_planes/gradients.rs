@@ -9,7 +9,7 @@ use isonorm_testing::oracle::{Compute, Eps};
 use isonorm_testing::values::Kind;
 
 use crate::call::{Call, How};
-use crate::support::{Saved, Tensor};
+use crate::support::{Saved, Tensor, with_options};
 
 /// A forward call, and what backward takes and returns besides.
 #[derive(Clone, Debug)]

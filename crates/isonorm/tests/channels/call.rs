@@ -2,12 +2,12 @@
 
 use isonorm::{BatchNorm, Cpu, Error, GroupNorm, InstanceNorm, PlaneIo, Planes, PlanesMut, Running};
 use isonorm_testing::DType;
-use isonorm_testing::golden::{Array, Norm};
+use isonorm_testing::golden::{Array, Case, Norm, Shape};
 use isonorm_testing::oracle::forward::{self as oracle, Affine, Channels};
 use isonorm_testing::oracle::{Compute, Eps};
 use isonorm_testing::values::Kind;
 
-use crate::support::{Saved, Tensor};
+use crate::support::{Saved, Tensor, with_options};
 
 /// A norm, its options and its tensors in logical order.
 #[derive(Clone, Debug)]
@@ -48,24 +48,72 @@ pub(crate) const WAYS: [How; 4] = [
     How { last: true, in_place: true },
 ];
 
-/// A norm with the options of a call that all norms share.
-macro_rules! with_options {
-    ($call:expr, $cpu:expr, $norm:expr) => {{
-        let mut norm = $norm.eps($call.eps.value).weight_offset($call.offset).on($cpu);
-        if $call.eps.outside {
-            norm = norm.eps_outside();
-        }
-        if let Some(weight) = &$call.weight {
-            norm = norm.weight(weight.slice());
-        }
-        if let Some(bias) = &$call.bias {
-            norm = norm.bias(bias.slice());
-        }
-        norm
-    }};
+/// Shapes at the edges of leaves, lanes, tiles, windows, stripes and the narrow planes' bound.
+pub(crate) const SHAPES: [(usize, usize, usize); 29] = [
+    (2, 1, 1),
+    (1, 1, 2),
+    (1, 3, 2),
+    (3, 31, 1),
+    (16, 32, 1),
+    (17, 33, 1),
+    (49, 65, 1),
+    (5, 257, 1),
+    (3, 1030, 1),
+    (2, 3, 31),
+    (4, 5, 32),
+    (6, 17, 33),
+    (33, 4, 9),
+    (65, 3, 2),
+    (4, 70, 16),
+    (5, 66, 49),
+    (3, 40, 63),
+    (4, 3, 64),
+    (1, 66, 65),
+    (2, 34, 127),
+    (2, 3, 128),
+    (3, 5, 129),
+    (2, 2, 512),
+    (1, 3, 1025),
+    (2, 33, 300),
+    (2, 300, 5),
+    (1, 2, 5000),
+    (1, 4, 1024),
+    (3, 130, 17),
+];
+
+/// Every norm, and every sensible number of groups.
+pub(crate) fn norms(shape: Channels) -> Vec<(Norm, usize)> {
+    let c = shape.channels;
+    let groups = (1..=c).filter(|g| c.is_multiple_of(*g) && (*g <= 3 || *g == c || g * 2 == c));
+    let groups = groups.map(|groups| (Norm::GroupNorm, groups));
+    let mut norms = vec![(Norm::BatchNormEval, c)];
+    if shape.samples * shape.spatial > 1 {
+        norms.push((Norm::BatchNormTrain, c));
+    }
+    norms.into_iter().chain(groups).collect()
 }
 
 impl Call {
+    /// The call of a golden case of channels.
+    pub(crate) fn of(case: &Case) -> Option<Self> {
+        let Shape::Channels(shape) = case.shape else { return None };
+        let input = |name| case.input(name).map(Tensor::new);
+        Some(Call {
+            norm: case.norm,
+            shape,
+            groups: case.groups.unwrap_or(shape.channels),
+            eps: case.eps,
+            weight: input("weight"),
+            bias: input("bias"),
+            offset: case.weight_offset,
+            momentum: case.momentum.unwrap_or(0.1),
+            biased: case.biased_running_var,
+            running: input("running_mean").zip(input("running_var")),
+            x: Tensor::new(case.x()),
+            y_type: case.y_type,
+        })
+    }
+
     /// A call of `norm` on values of one kind, with weight, bias and running statistics of x's type.
     pub(crate) fn new(norm: Norm, shape: Channels, groups: usize, dtype: DType, kind: Kind) -> Self {
         let Channels { samples, channels, spatial } = shape;

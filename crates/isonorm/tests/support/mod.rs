@@ -1,5 +1,5 @@
 //! What the tests share: tensors of any type, and norms of rows beside their oracle.
-#![allow(dead_code)] // each test uses a part of it
+#![allow(dead_code, unused_imports)] // each test uses a part of it
 
 pub(crate) mod layout;
 
@@ -10,7 +10,7 @@ use isonorm::{
     BackwardIo, Cpu, Error, Io, LayerNorm, Level, Recipe, RmsNorm, Shard, Slice, SliceMut, Stats, StatsMut, StatsRef,
 };
 use isonorm_testing::DType;
-use isonorm_testing::golden::Array;
+use isonorm_testing::golden::{self, Array, Case};
 use isonorm_testing::oracle::forward::{self as oracle, Affine};
 use isonorm_testing::oracle::{Compute, Eps};
 use isonorm_testing::values::{Kind, values};
@@ -201,7 +201,23 @@ macro_rules! with_norm {
     };
 }
 
+pub(crate) use with_options;
+
 impl Norm {
+    /// The norm of a golden case whose rows are taken one by one, and how many they are.
+    pub(crate) fn of(case: &Case) -> Option<(Self, usize)> {
+        let which = match case.norm {
+            golden::Norm::RmsNorm => Which::Rms,
+            golden::Norm::LayerNorm => Which::Layer,
+            _ => return None,
+        };
+        let (rows, hidden) = case.rows();
+        let input = |name| case.input(name).map(Tensor::new);
+        let (weight, bias) = (input("weight"), input("bias"));
+        let (eps, offset, llama, partial) = (case.eps, case.weight_offset, case.llama, case.partial);
+        Some((Norm { which, hidden, eps, weight, bias, offset, llama, partial }, rows))
+    }
+
     pub(crate) fn new(which: Which, hidden: usize) -> Self {
         let eps = Eps { value: 1e-5, outside: false };
         Norm { which, hidden, eps, weight: None, bias: None, offset: 0.0, llama: false, partial: None }

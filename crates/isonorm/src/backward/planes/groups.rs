@@ -12,10 +12,10 @@
 
 use std::ops::Range;
 
-use crate::backward::planes_factors::{Columns, Output};
-use crate::backward::planes_io::PlaneBackwardIo;
-use crate::backward::planes_table::sum_tables;
-use crate::backward::planes_window::{SETS, Window};
+use crate::backward::planes::factors::{Columns, Output};
+use crate::backward::planes::io::PlaneBackwardIo;
+use crate::backward::planes::table::sum_tables;
+use crate::backward::planes::window::{SETS, Window};
 use crate::channels::Task;
 use crate::element::{Compute, Element};
 use crate::isa::float_env::FloatEnv;

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use crate::backward::planes_sums::{Lanes, PairTerms, Pairs};
+use crate::backward::planes::sums::{Lanes, PairTerms, Pairs};
 use crate::element::Compute;
 use crate::isa::Isa;
 use crate::level::Kernel;

@@ -10,8 +10,8 @@
 use std::ops::Range;
 
 use crate::apply::{Hat, ScaledHat};
-use crate::backward::planes_side::LastPairs;
-use crate::backward::planes_strewn::AnyPairs;
+use crate::backward::planes::side::LastPairs;
+use crate::backward::planes::strewn::AnyPairs;
 use crate::element::{Compute, Element};
 use crate::isa::Isa;
 use crate::level::{Kernel, Level};

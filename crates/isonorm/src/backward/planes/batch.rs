@@ -11,16 +11,16 @@
 
 use std::ops::Range;
 
-use crate::backward::planes_blocks::BlocksJob;
-use crate::backward::planes_factors::{Columns, Factors, Output, batch_factors};
-use crate::backward::planes_io::{Gradients, PlaneBackwardIo};
-use crate::backward::planes_sums::{FirstPairs, Lanes, PlaneSums, Sums};
-use crate::backward::planes_table::{TableJob, sum_tables};
-use crate::channels::{self, TILE, Task, WINDOW};
+use crate::backward::planes::blocks::BlocksJob;
+use crate::backward::planes::factors::{Columns, Factors, Output, batch_factors};
+use crate::backward::planes::io::{Gradients, PlaneBackwardIo};
+use crate::backward::planes::sums::{FirstPairs, Lanes, PlaneSums, Sums};
+use crate::backward::planes::table::{TableJob, sum_tables};
+use crate::channels::{self, Task, WINDOW};
 use crate::channels_blocks::{are_blocks_worth_it, stripes_of_samples};
+use crate::channels_first::channels_together;
 use crate::channels_last::MeasureJob;
 use crate::element::{Compute, Element};
-use crate::groups::NARROW;
 use crate::isa::float_env::FloatEnv;
 use crate::moments::{First, measure};
 use crate::order::LANES;
@@ -115,10 +115,7 @@ impl<T: Element> Job for FirstJob<'_, '_, T> {
     fn run(&mut self) {
         let _env = FloatEnv::standard();
         let shape = self.task.shape;
-        let is_narrow = shape.spatial < NARROW && shape.samples >= self.dx.samples.max(2);
-        let channel_bytes = shape.count().saturating_mul(2 * size_of::<T>());
-        let most = if is_narrow { LANES.min(TILE / shape.spatial) } else { LANES };
-        let most = (BLOCK_BYTES / channel_bytes).clamp(1, most);
+        let (most, is_narrow) = channels_together(self.dx, shape, BLOCK_BYTES, 2 * size_of::<T>());
         let mut output = Output::<T>::new(&self.task);
         let mut columns = is_narrow.then(|| Columns::new(shape.sample()));
         let mut first = self.channels.start;

@@ -1,7 +1,7 @@
 //! Sums over the samples of what each sample's planes sum to, and the tables that hold those.
 
-use crate::backward::planes_side::{LastPairs, WideSums};
-use crate::backward::planes_sums::Lanes;
+use crate::backward::planes::side::{LastPairs, WideSums};
+use crate::backward::planes::sums::Lanes;
 use crate::channels_blocks::WIDE;
 use crate::element::{Compute, Element};
 use crate::isa::Isa;

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use arrayvec::ArrayVec;
 
-use crate::backward::planes_factors::{Columns, Factors, Output};
-use crate::backward::planes_strewn::{Strewn, StrewnPairs, StrewnSums};
-use crate::backward::planes_sums::{Lanes, PlaneSums};
+use crate::backward::planes::factors::{Columns, Factors, Output};
+use crate::backward::planes::strewn::{Strewn, StrewnPairs, StrewnSums};
+use crate::backward::planes::sums::{Lanes, PlaneSums};
 use crate::channels::{TILE, Task};
 use crate::element::{Compute, Element};
 use crate::groups::{Gathered, NARROW, measure_group};

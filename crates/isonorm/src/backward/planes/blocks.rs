@@ -3,9 +3,9 @@
 
 use std::ops::Range;
 
-use crate::backward::planes_factors::{Columns, Factors, Output, batch_factors};
-use crate::backward::planes_io::Gradients;
-use crate::backward::planes_table::{TableJob, sum_tables};
+use crate::backward::planes::factors::{Columns, Factors, Output, batch_factors};
+use crate::backward::planes::io::Gradients;
+use crate::backward::planes::table::{TableJob, sum_tables};
 use crate::channels::Task;
 use crate::channels_blocks::{WIDE, measure_side_by_side};
 use crate::element::{Compute, Element};

@@ -1,7 +1,7 @@
 //! dx of BatchNorm in training from sums that are known: those of all ranks.
 
-use crate::backward::planes_factors::{Columns, Factors, Output, batch_factors};
-use crate::backward::planes_io::PlaneBackwardIo;
+use crate::backward::planes::factors::{Columns, Factors, Output, batch_factors};
+use crate::backward::planes::io::PlaneBackwardIo;
 use crate::channels::{TILE, Task};
 use crate::element::{Compute, Element};
 use crate::groups::NARROW;

@@ -1,7 +1,7 @@
 //! The sums of channels that lie side by side: down columns, one a lane.
 
 use crate::apply::{Hat, ScaledHat};
-use crate::backward::planes_sums::{Lanes, Pairs};
+use crate::backward::planes::sums::{Lanes, Pairs};
 use crate::channels_blocks::WIDE;
 use crate::element::{Compute, Element};
 use crate::isa::Isa;

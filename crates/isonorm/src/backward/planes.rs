@@ -1,0 +1,20 @@
+//! The backward pass of the channel-wise norms: sums of dy and `dy * x_hat` by layout, dx from them, and how threads
+//! share the work.
+
+mod batch;
+mod blocks;
+mod factors;
+mod groups;
+mod io;
+mod merged;
+mod side;
+mod strewn;
+mod sums;
+mod table;
+mod window;
+
+pub(crate) use batch::{backward_evaluate, backward_train};
+pub(crate) use groups::backward_groups;
+pub use io::PlaneBackwardIo;
+pub(crate) use merged::backward_merged;
+pub(crate) use sums::{Lanes, PlaneSums};
