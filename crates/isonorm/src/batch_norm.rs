@@ -2,7 +2,6 @@
 
 use crate::backward::planes::{PlaneBackwardIo, backward_evaluate, backward_train};
 use crate::channels::{Source, Task, WINDOW};
-use crate::channels_blocks::{BlocksJob, are_blocks_worth_it, stripes_of_samples};
 use crate::channels_first::{PlanesJob, TrainJob};
 use crate::channels_last::ChannelsLast;
 use crate::columns::ColumnsJob;
@@ -367,21 +366,17 @@ impl<'a> BatchNorm<'a> {
                 update.apply(running, first, stats);
             }
         };
-        let in_blocks = x.filter(|_| are_blocks_worth_it(shape, size_of::<T>()));
-        if shape.last && in_blocks.is_none() {
+        if shape.last {
             ChannelsLast { task, cpu: self.cpu, per: 1, x, y }.run(see);
             return Ok(());
         }
-        let y = &if shape.last { stripes_of_samples(y, shape) } else { Stripes::new(y, shape) };
+        let y = &Stripes::new(y, shape);
         for first in (0..shape.channels).step_by(HELD) {
             let mut stats = [Stats::default(); HELD];
             let n = HELD.min(shape.channels - first);
             let (stats, channels) = (&mut stats[..n], first..first + n);
             let bytes = bytes / shape.channels * n;
-            match in_blocks {
-                Some(x) => threads::run(&self.cpu, BlocksJob { task, x, y, channels, stats: &mut *stats }, bytes),
-                None => threads::run(&self.cpu, TrainJob { task, x, y, channels, stats: &mut *stats }, bytes),
-            }
+            threads::run(&self.cpu, TrainJob { task, x, y, channels, stats: &mut *stats }, bytes);
             see(first, stats);
         }
         Ok(())

@@ -109,6 +109,8 @@ impl<C: Compute> Task<'_, C> {
 /// How y is written: where x, y and the way there allow it from x to y at once, else through tiles.
 pub(crate) struct Output<T: Element> {
     level: Level,
+    /// Elements from a plane to one that is read later, and is asked for while this one is written; 0: none.
+    pub(crate) next: usize,
     stream: bool,
     rounded: Option<DType>,
     x: [T; TILE],
@@ -128,7 +130,7 @@ pub(crate) trait Stretch<C: Compute> {
 impl<T: Element> Output<T> {
     pub(crate) fn new(task: &Task<'_, T::Compute>) -> Self {
         let (x, y, wide) = ([T::default(); TILE], [T::default(); TILE], [T::Compute::ZERO; TILE]);
-        Output { level: task.level, stream: task.stream, rounded: task.rounded, x, y, wide }
+        Output { level: task.level, next: 0, stream: task.stream, rounded: task.rounded, x, y, wide }
     }
 
     /// Contiguous planes of `spatial` elements, one for each of `values`; x is what y holds where there is none.
@@ -139,13 +141,14 @@ impl<T: Element> Output<T> {
         spatial: usize,
         values: &[Values<T::Compute>],
     ) {
-        if self.directly(x, y.reborrow(), &Planes { spatial, values }) {
+        let next = self.next.cast_signed();
+        if self.directly(x, y.reborrow(), &Planes { spatial, values, next }) {
             return;
         }
         for (i, values) in values.iter().enumerate() {
             for start in (0..spatial).step_by(TILE) {
                 let (at, n) = (i * spatial + start, TILE.min(spatial - start));
-                let plane = Planes { spatial: n, values: std::slice::from_ref(values) };
+                let plane = Planes { spatial: n, values: std::slice::from_ref(values), next };
                 self.tile(x.map(|x| &x[at..at + n]), y.reborrow().part(at, n), &plane);
             }
         }
@@ -217,11 +220,12 @@ impl<T: Element> Output<T> {
 struct Planes<'a, C> {
     spatial: usize,
     values: &'a [Values<C>],
+    next: isize,
 }
 
 impl<C: Compute> Stretch<C> for Planes<'_, C> {
     fn apply<X: Element<Compute = C>, Y: Element<Compute = C>>(&self, level: Level, x: &[X], y: &mut [Y]) {
-        let Planes { spatial, values } = *self;
+        let Planes { spatial, values, .. } = *self;
         if values.iter().any(|values| values.stats.is_scaled()) {
             C::enter(level, ApplyPlanes::<ScaledHat, _, _, _> { x, y, spatial, values, hat: PhantomData });
         } else {
@@ -230,10 +234,12 @@ impl<C: Compute> Stretch<C> for Planes<'_, C> {
     }
 
     fn apply_past<T: Element<Compute = C>>(&self, level: Level, x: &[T], y: &mut [T]) -> bool {
-        let Planes { spatial, values } = *self;
+        let Planes { spatial, values, next } = *self;
         let is_plain = !values.iter().any(|values| values.stats.is_scaled());
         if is_plain {
-            C::enter(level, ApplyPlanesPast { x, y, spatial, values });
+            let way =
+                if next == 0 { Past { ahead: SOON, is_long: false } } else { Past { ahead: next, is_long: true } };
+            C::enter(level, ApplyPlanesPast { x, y, spatial, values, way });
         }
         is_plain
     }
@@ -248,6 +254,7 @@ struct ApplyPlanesPast<'a, T: Element> {
     y: &'a mut [T],
     spatial: usize,
     values: &'a [Values<T::Compute>],
+    way: Past,
 }
 
 impl<C: Compute, T: Element<Compute = C>> Kernel<C> for ApplyPlanesPast<'_, T> {
@@ -255,12 +262,12 @@ impl<C: Compute, T: Element<Compute = C>> Kernel<C> for ApplyPlanesPast<'_, T> {
 
     #[inline(always)]
     fn eval<S: Isa<C>>(self, isa: S) {
-        let Self { x, y, spatial, values } = self;
+        let Self { x, y, spatial, values, way } = self;
         for (i, (y, values)) in y.chunks_exact_mut(spatial).zip(values).enumerate() {
             let x = &x[i * spatial..(i + 1) * spatial];
             let hat = CenteredHat::splat(isa, &values.stats);
             let affine = Channel(values.weight, values.bias);
-            apply_row::<C, S, CenteredHat, T, C, T, _, _>(isa, x, y, hat, affine, Past { ahead: SOON, is_long: false });
+            apply_row::<C, S, CenteredHat, T, C, T, _, _>(isa, x, y, hat, affine, way);
         }
     }
 }

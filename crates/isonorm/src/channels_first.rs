@@ -127,24 +127,24 @@ impl<T: Element> TrainJob<'_, '_, T> {
         measure(level, &First { x, shape, channels: channels.clone() }, eps, stats);
         let source = Source::Given { stats, first: channels.start, per: 1 };
         let values = self.task.values(source, channels.clone());
-        let (sample, n) = (shape.sample(), channels.len() * shape.spatial);
+        let (sample, n, size) = (shape.sample(), channels.len(), channels.len() * shape.spatial);
+        output.next = if channels.end < self.channels.end { size } else { 0 };
         let columns = columns.map(|columns| {
             columns.clear();
             columns.extend(&values, shape.spatial);
             &*columns
         });
-        for first in (0..shape.samples).step_by(self.y.samples) {
-            let samples = self.y.samples.min(shape.samples - first);
+        for Range { start: first, end } in self.y.samples(channels.start / n) {
             let (mut stripe, at) = self.y.lock(first, channels.start);
             let x = self.x.map(|x| &x[first * sample + channels.start * shape.spatial..]);
             if let Some(columns) = columns {
-                let n = (samples - 1) * sample + n;
+                let n = (end - first - 1) * sample + size;
                 output.columns(x.map(|x| &x[..n]), stripe.reborrow().part(at, n), columns);
                 continue;
             }
-            for i in 0..samples {
-                let x = x.map(|x| &x[i * sample..i * sample + n]);
-                output.planes(x, stripe.reborrow().part(at + i * sample, n), shape.spatial, &values);
+            for i in 0..end - first {
+                let x = x.map(|x| &x[i * sample..i * sample + size]);
+                output.planes(x, stripe.reborrow().part(at + i * sample, size), shape.spatial, &values);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Normalization with statistics of its own where channels lie side by side: measure up to 256 sets of
+//! Normalization with statistics of its own where channels lie side by side: measure up to 512 sets of
 //! elements, then apply them row by row.
 
 use std::ops::Range;
@@ -10,12 +10,13 @@ use crate::groups::{Gathered, measure_group};
 use crate::isa::float_env::FloatEnv;
 use crate::moments::{Last, measure};
 use crate::order::LANES;
+use crate::side_by_side::measure_side_by_side;
 use crate::slice::SliceMut;
 use crate::stats::Stats;
 use crate::threads::{self, Cpu, Job};
 
 /// Statistics that are held at once.
-const SETS: usize = 256;
+const SETS: usize = 512;
 
 /// A tensor whose channels lie side by side, each `per` of them one normalized set.
 pub(crate) struct ChannelsLast<'a, T: Element> {
@@ -53,6 +54,9 @@ impl<T: Element> ChannelsLast<'_, T> {
 
     fn measure(&self, first: usize, stats: &mut [Stats<T::Compute>], bytes: usize) {
         let Some(x) = self.x.or_else(|| T::of(&self.y.as_slice())) else { return };
+        if self.per == 1 {
+            return measure_side_by_side(&self.task, &self.cpu, x, first, stats);
+        }
         let job = MeasureJob { task: self.task, per: self.per, x, sets: first..first + stats.len(), stats };
         threads::run(&self.cpu, job, bytes);
     }

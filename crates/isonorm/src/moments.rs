@@ -14,10 +14,11 @@ use crate::element::{Compute, Element};
 use crate::isa::Isa;
 use crate::layer_norm::{Deviations, Values, centered};
 use crate::level::{Kernel, Level};
-use crate::order::{BatchSums, ColumnTerms, LANES, LEAF, NEXT, Row, reduce, reduce_columns, reduce_short};
+use crate::order::{BatchSums, ColumnTerms, LANES, LEAF, Row, reduce, reduce_columns, reduce_short};
 use crate::planes::Shape;
 use crate::stats::{Eps, Stats};
 use crate::stripes::Source;
+use crate::tables::{ahead, read_columns};
 
 /// Up to 32 channels of a tensor.
 pub(crate) trait Channels<C: Compute> {
@@ -185,14 +186,7 @@ impl<T: Element> Last<'_, T> {
     /// The channels at position `at` of all samples' positions. Lanes beyond the channels hold anything.
     #[inline(always)]
     fn read<S: Isa<T::Compute>>(&self, isa: S, at: usize) -> S::V {
-        let x = &self.x[at * self.stride..];
-        match x.first_chunk() {
-            Some(chunk) => {
-                isa.prefetch(chunk, (NEXT * self.stride).cast_signed());
-                T::load(isa, chunk)
-            }
-            None => T::load_first(isa, x),
-        }
+        read_columns(isa, self.x, at * self.stride, ahead(self.spatial, self.stride))
     }
 }
 

@@ -21,7 +21,7 @@ mod sums;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use columns::{BatchSums, ColumnTerms, NEXT, leaf_step, reduce_columns};
+pub(crate) use columns::{BatchSums, ColumnTerms, WINDOW, leaf_step, reduce_columns};
 pub(crate) use extent::{Extent, Kind, Order};
 pub(crate) use sums::Sums;
 
@@ -151,7 +151,7 @@ where
     S: Isa<C>,
     T: Terms<C, K>,
 {
-    let mut tree = Tree::new();
+    let mut tree = Tree::<_, K>::new();
     let whole = len / LEAF;
     let mut leaf = 0;
     while S::LEAVES >= 16 && leaf + 16 <= whole {
@@ -196,7 +196,7 @@ where
     S: Isa<C>,
     T: Tiles<C, K>,
 {
-    let mut tree = Tree::new();
+    let mut tree = Tree::<_, K>::new();
     let mut from = 0;
     while from < len {
         tree.push(isa, tiles.root(isa, from, TILE.min(len - from)), TILE_LEVEL);
@@ -296,13 +296,13 @@ fn fold<C: Compute, S: Isa<C>>(isa: S, v: S::V) -> S::V {
 }
 
 /// The finished nodes of a left-aligned binary tree, largest first: a binary counter. The newest stays in registers.
-struct Tree<V, const K: usize> {
-    nodes: ArrayVec<[V; K], DEPTH>,
+struct Tree<V, const K: usize, const D: usize = DEPTH> {
+    nodes: ArrayVec<[V; K], D>,
     newest: Option<[V; K]>,
     leaves: usize,
 }
 
-impl<V: Copy, const K: usize> Tree<V, K> {
+impl<V: Copy, const K: usize, const D: usize> Tree<V, K, D> {
     #[inline(always)]
     const fn new() -> Self {
         Tree { nodes: ArrayVec::new_const(), newest: None, leaves: 0 }

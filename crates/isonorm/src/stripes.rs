@@ -16,6 +16,9 @@ use crate::slice::SliceMut;
 /// Stripes at most.
 const STRIPES: usize = 32;
 
+/// Stripes from one turn to the next: in no ratio to their number.
+const TURN: usize = 13;
+
 /// A mutable tensor in stripes: whole samples, or some channels of one sample.
 pub(crate) struct Stripes<'a> {
     stripes: ArrayVec<Mutex<SliceMut<'a>>, STRIPES>,
@@ -50,6 +53,17 @@ impl<'a> Stripes<'a> {
     /// Channels from `channel` on that no stripe's edge divides, at most up to `end`.
     pub(crate) fn run(&self, channel: usize, end: usize) -> usize {
         end.min((channel / self.channels + 1) * self.channels)
+    }
+
+    /// All samples, those of a stripe at a time, from another one on at each `turn`: threads at different channels
+    /// seldom wait for one another.
+    pub(crate) fn samples(&self, turn: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (samples, all) = (self.samples, self.shape.samples);
+        let stripes = all.div_ceil(samples);
+        (0..stripes).map(move |i| {
+            let first = (i + turn * TURN) % stripes * samples;
+            first..all.min(first + samples)
+        })
     }
 
     /// The stripe of a plane, and where in it the plane begins.

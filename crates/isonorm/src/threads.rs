@@ -5,6 +5,7 @@ use std::hint::spin_loop;
 #[cfg(feature = "threads")]
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use crate::error::Error;
 use crate::level::Level;
@@ -113,8 +114,11 @@ pub(crate) fn run<J: Job>(cpu: &Cpu<'_>, mut job: J, bytes: usize) {
     let pieces = (bytes / PIECE).min(PIECES * threads).clamp(2 * threads, units.max(2 * threads));
     let piece = units.div_ceil(pieces).max(1);
     let rest = Mutex::new(Some(job));
+    let caller = thread::current().id();
     let work = || {
-        while let Some(mut piece) = next(&rest, piece, threads) {
+        // One pass after the other leaves a thread the same half, which its own cache still has.
+        let from_end = !J::MERGES && thread::current().id() != caller;
+        while let Some(mut piece) = next(&rest, piece, threads, from_end) {
             piece.run();
         }
     };
@@ -125,7 +129,7 @@ pub(crate) fn run<J: Job>(cpu: &Cpu<'_>, mut job: J, bytes: usize) {
     work(); // whatever a pool that made no call has left
 }
 
-fn next<J: Job>(rest: &Mutex<Option<J>>, piece: usize, threads: usize) -> Option<J> {
+fn next<J: Job>(rest: &Mutex<Option<J>>, piece: usize, threads: usize, from_end: bool) -> Option<J> {
     let mut rest = rest.lock().unwrap_or_else(PoisonError::into_inner);
     let job = rest.take()?;
     let share = job.units() / (2 * threads);
@@ -133,9 +137,11 @@ fn next<J: Job>(rest: &Mutex<Option<J>>, piece: usize, threads: usize) -> Option
     if job.units() <= piece {
         return Some(job);
     }
-    let (first, others) = job.split(piece);
+    let at = if from_end { job.units() - piece } else { piece };
+    let (first, last) = job.split(at);
+    let (piece, others) = if from_end { (last, first) } else { (first, last) };
     *rest = Some(others);
-    Some(first)
+    Some(piece)
 }
 
 fn pool_threads(cpu: &Cpu<'_>) -> usize {

@@ -2,7 +2,6 @@
 //! share the work.
 
 mod batch;
-mod blocks;
 mod factors;
 mod groups;
 mod io;
@@ -10,7 +9,6 @@ mod merged;
 mod side;
 mod strewn;
 mod sums;
-mod table;
 mod window;
 
 pub(crate) use batch::{backward_evaluate, backward_train};

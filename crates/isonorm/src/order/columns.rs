@@ -6,7 +6,7 @@
 //! BatchSums(rows):           leaves of 16 rows from +0, leaves in a left-aligned binary tree
 //! ```
 
-use super::{BATCH_LEAF, LANES, LEAF, Tree, both};
+use super::{BATCH_LEAF, LANES, LEAF, STEPS, Tree, both};
 use crate::element::Compute;
 use crate::isa::Isa;
 
@@ -16,12 +16,13 @@ pub(crate) trait ColumnTerms<C: Compute, const K: usize> {
     fn step<S: Isa<C>>(&self, isa: S, sums: [S::V; K], at: usize) -> [S::V; K];
 }
 
-/// Lanes of the order that are summed in one sweep over the positions: consecutive positions, so that
-/// memory is read in longer runs, and few enough for their trees to lie on the stack.
-const SWEEP: usize = 8;
+/// Positions of a window: four leaves, of which each lane makes one node before its tree sees it.
+pub(crate) const WINDOW: usize = LEAF << WINDOW_LEVEL;
+const WINDOW_LEVEL: u32 = 2;
 
-/// Positions from one read of a sweep to the next leaf's, which is worth asking for.
-pub(crate) const NEXT: usize = LEAF;
+/// Positions of a chunk, whose 32 trees lie on the stack.
+const CHUNK: usize = LEAF << CHUNK_LEVEL;
+const CHUNK_LEVEL: usize = 6;
 
 /// Reduces `len` positions in row order, each column for itself.
 #[inline(always)]
@@ -34,10 +35,35 @@ where
     if len <= LEAF {
         return fold_leaf(isa, terms, len);
     }
-    let mut lanes = [[isa.splat(C::ZERO); K]; LANES];
-    for (sweep, lanes) in lanes.chunks_exact_mut(SWEEP).enumerate() {
-        sweep_lanes(isa, terms, len, sweep * SWEEP, lanes);
+    let mut nodes = Vec::new();
+    let mut at = 0;
+    loop {
+        let end = len.min(at + CHUNK);
+        let mut lanes = chunk_lanes(isa, terms, at, end);
+        let mut carry = at / CHUNK;
+        while carry & 1 == 1 || end == len {
+            let Some(left) = nodes.pop() else { break };
+            for l in 0..LANES {
+                let left: &[[S::V; K]; LANES] = &left;
+                lanes[l] = both(isa, left[l], lanes[l]);
+            }
+            carry >>= 1;
+        }
+        if end == len {
+            return fold_lanes(isa, lanes);
+        }
+        nodes.push(lanes);
+        at = end;
     }
+}
+
+#[inline(always)]
+fn fold_lanes<C, S, const K: usize>(isa: S, lanes: [[S::V; K]; LANES]) -> [S::V; K]
+where
+    C: Compute,
+    S: Isa<C>,
+{
+    let mut lanes = lanes;
     let mut w = LANES / 2;
     while w > 0 {
         for l in 0..w {
@@ -73,26 +99,51 @@ where
     both(isa, both(isa, quarters[0], quarters[2]), both(isa, quarters[1], quarters[3]))
 }
 
-/// Lanes `first..` over all leaves.
+/// The order's lanes over the positions `from..to` of a chunk: memory from one end to the other, window by window.
 #[inline(always)]
-fn sweep_lanes<C, S, T, const K: usize>(isa: S, terms: &T, len: usize, first: usize, lanes: &mut [[S::V; K]])
+fn chunk_lanes<C, S, T, const K: usize>(isa: S, terms: &T, from: usize, to: usize) -> [[S::V; K]; LANES]
 where
     C: Compute,
     S: Isa<C>,
     T: ColumnTerms<C, K>,
 {
-    let mut trees = [const { Tree::<S::V, K>::new() }; SWEEP];
-    let mut leaf = 0;
-    while leaf < len {
-        let end = (leaf + LEAF).min(len);
+    let mut trees = [const { Tree::<S::V, K, { CHUNK_LEVEL + 1 }>::new() }; LANES];
+    let mut at = from;
+    while at + WINDOW <= to {
         for (l, tree) in trees.iter_mut().enumerate() {
-            tree.push(isa, lane_of_leaf(isa, terms, leaf + first + l, end), 0);
+            tree.push(isa, lane_of_window(isa, terms, at + l), WINDOW_LEVEL);
         }
-        leaf += LEAF;
+        at += WINDOW;
     }
+    while at < to {
+        let end = to.min(at + LEAF);
+        for (l, tree) in trees.iter_mut().enumerate() {
+            tree.push(isa, lane_of_leaf(isa, terms, at + l, end), 0);
+        }
+        at += LEAF;
+    }
+    let mut lanes = [[isa.splat(C::ZERO); K]; LANES];
     for (lane, tree) in lanes.iter_mut().zip(&mut trees) {
         *lane = tree.finish(isa);
     }
+    lanes
+}
+
+/// One lane of four whole leaves, from position `at` on.
+#[inline(always)]
+fn lane_of_window<C, S, T, const K: usize>(isa: S, terms: &T, at: usize) -> [S::V; K]
+where
+    C: Compute,
+    S: Isa<C>,
+    T: ColumnTerms<C, K>,
+{
+    let mut leaves = [[isa.splat(C::ZERO); K]; 1 << WINDOW_LEVEL];
+    for (leaf, sums) in leaves.iter_mut().enumerate() {
+        for step in 0..STEPS {
+            *sums = terms.step(isa, *sums, at + leaf * LEAF + step * LANES);
+        }
+    }
+    both(isa, both(isa, leaves[0], leaves[1]), both(isa, leaves[2], leaves[3]))
 }
 
 /// Positions `at`, `at + 32`, ... below `end`, from +0.
@@ -209,7 +260,7 @@ mod tests {
     #[test]
     fn each_column_has_the_bits_of_its_row() {
         let mut negative_zeros = 0;
-        for len in (0..=40).chain([127, 128, 129, 160, 257, 300, 640, 1100]) {
+        for len in (0..=40).chain([127, 128, 129, 160, 257, 300, 512, 640, 1100, 8192, 8300, 16_384, 25_000]) {
             let [a, b] = columns(len);
             let column = |from: &[f32], c| from.iter().copied().skip(c).step_by(LANES).collect::<Vec<_>>();
             let expected: Vec<u32> = (0..LANES).map(|c| row_dot(&column(&a, c), &column(&b, c)).to_bits()).collect();

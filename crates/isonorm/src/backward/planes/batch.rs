@@ -7,33 +7,29 @@
 //! ```
 //!
 //! Channels first: a few channels of all samples are read, summed and written together, as far as they fit the
-//! second-level cache. Channels last: the sums of up to 256 channels, then dx row by row.
+//! second-level cache. Channels last: the sums of up to 512 channels, then dx row by row.
 
 use std::ops::Range;
 
-use crate::backward::planes::blocks::BlocksJob;
 use crate::backward::planes::factors::{Columns, Factors, Output, batch_factors};
 use crate::backward::planes::io::{Gradients, PlaneBackwardIo};
+use crate::backward::planes::side::PairSamples;
 use crate::backward::planes::sums::{FirstPairs, Lanes, PlaneSums, Sums};
-use crate::backward::planes::table::{TableJob, sum_tables};
 use crate::channels::{self, Task, WINDOW};
-use crate::channels_blocks::{are_blocks_worth_it, stripes_of_samples};
 use crate::channels_first::channels_together;
-use crate::channels_last::MeasureJob;
 use crate::element::{Compute, Element};
 use crate::isa::float_env::FloatEnv;
 use crate::moments::{First, measure};
 use crate::order::LANES;
+use crate::side_by_side::measure_side_by_side;
 use crate::slice::{Slice, SliceMut};
 use crate::stats::Stats;
 use crate::stripes::{Source, Stripes};
+use crate::tables::{is_table_worth_it, sum_samples};
 use crate::threads::{self, Cpu, Job};
 
 /// Channels whose sums are held at once.
-const SETS: usize = 256;
-
-/// Positions from which a table of the planes' sums is small beside the planes.
-const TABLE: usize = 16;
+const SETS: usize = 512;
 
 /// Bytes of x and dy that are read, summed and read again: they stay in the second-level cache.
 const BLOCK_BYTES: usize = 512 << 10;
@@ -45,10 +41,6 @@ pub(crate) fn backward_train<T: Element>(task: Task<'_, T::Compute>, cpu: &Cpu<'
     let Some(x) = T::of(&io.x.data) else { return };
     let (dy, dx, gradients) = (io.dy.map(|dy| dy.data), io.dx.data, io.gradients);
     let saved = io.stats.and_then(T::Compute::saved);
-    if let Some(dy) = dy.and_then(|dy| T::of(&dy)).filter(|_| are_blocks_worth_it(shape, 2 * size_of::<T>())) {
-        let (dx, channels) = (stripes_of_samples(dx, shape), 0..shape.channels);
-        return threads::run(cpu, BlocksJob { task, x, dy, dx: &dx, channels, saved, gradients }, bytes);
-    }
     if shape.last {
         return Last { task, cpu, x, saved, bytes }.train(dy, dx, gradients);
     }
@@ -172,17 +164,17 @@ impl<T: Element> FirstJob<'_, '_, T> {
     ) {
         let shape = self.task.shape;
         let (sample, n) = (shape.sample(), channels.len() * shape.spatial);
-        for first in (0..shape.samples).step_by(self.dx.samples) {
-            let samples = self.dx.samples.min(shape.samples - first);
+        output.next = if channels.end < self.channels.end { n } else { 0 };
+        for Range { start: first, end } in self.dx.samples(channels.start / channels.len()) {
             let (mut stripe, at) = self.dx.lock(first, channels.start);
             let from = first * sample + channels.start * shape.spatial;
             if let Some(columns) = columns {
-                let n = (samples - 1) * sample + n;
+                let n = (end - first - 1) * sample + n;
                 let dy = self.dy.map(|dy| dy.part(from, n));
                 output.columns(&self.x[from..from + n], dy, stripe.reborrow().part(at, n), columns);
                 continue;
             }
-            for i in 0..samples {
+            for i in 0..end - first {
                 let from = from + i * sample;
                 let dy = self.dy.map(|dy| dy.part(from, n));
                 let dx = stripe.reborrow().part(at + i * sample, n);
@@ -225,29 +217,21 @@ impl<T: Element> Last<'_, T> {
     }
 
     fn stats(&self, first: usize, stats: &mut [Stats<T::Compute>]) {
-        let n = stats.len();
-        if let Some(saved) = self.saved {
-            return stats.copy_from_slice(&saved[first..first + n]);
+        match self.saved {
+            Some(saved) => stats.copy_from_slice(&saved[first..first + stats.len()]),
+            None => measure_side_by_side(&self.task, self.cpu, self.x, first, stats),
         }
-        let job = MeasureJob { task: self.task, per: 1, x: self.x, sets: first..first + n, stats };
-        threads::run(self.cpu, job, self.bytes / self.task.shape.channels * n);
     }
 
     fn sums(&self, dy: Slice<'_>, first: usize, stats: &[Stats<T::Compute>], [dbias, dweight]: [&mut [T::Compute]; 2]) {
         let Task { level, shape, .. } = self.task;
         let bytes = self.bytes / shape.channels * stats.len();
-        // Samples are read from one end to the other, but there have to be enough of them for all threads.
-        let has_table = shape.last && shape.spatial >= TABLE && shape.samples >= stats.len().div_ceil(LANES);
-        if let Some(dy) = T::of(&dy).filter(|_| has_table) {
-            let mut table = vec![T::Compute::ZERO; 2 * shape.samples * stats.len()];
-            let (sums, products) = table.split_at_mut(shape.samples * stats.len());
-            let (x, dy) = (&self.x[first..], &dy[first..]);
-            threads::run(self.cpu, TableJob { level, shape, x, dy, stats, dbias: sums, dweight: products }, bytes);
-            let (sums, products) = table.split_at(shape.samples * stats.len());
-            return sum_tables(level, [sums, products], stats.len(), |at, n, [sums, products]| {
-                dbias[at..at + n].copy_from_slice(&sums[..n]);
-                dweight[at..at + n].copy_from_slice(&products[..n]);
-            });
+        if let Some(dy) = T::of(&dy).filter(|_| is_table_worth_it(shape, stats.len())) {
+            let pairs = PairSamples::new(level, shape, [&self.x[first..], &dy[first..]], stats);
+            let mut sums = vec![T::Compute::ZERO; 2 * stats.len()];
+            sum_samples((self.cpu, level), &pairs, shape.samples, bytes, &mut sums);
+            dbias.copy_from_slice(&sums[..stats.len()]);
+            return dweight.copy_from_slice(&sums[stats.len()..]);
         }
         let sums = PlaneSums { level, shape, x: self.x, dy };
         threads::run(self.cpu, SumsJob { sums, first, stats, dbias, dweight }, bytes);

@@ -71,13 +71,14 @@ pub(crate) trait Stretch<C: Compute> {
 /// Contiguous planes, one for each of the factors.
 struct Planes<'a, C> {
     spatial: usize,
+    next: isize,
     factors: &'a [Factors<C>],
 }
 
 impl<C: Compute> Stretch<C> for Planes<'_, C> {
     fn apply<T: Element<Compute = C>>(&self, level: Level, x: &[T], dy: &[T], dx: &mut [T], past: bool) {
-        let Planes { spatial, factors } = *self;
-        C::enter(level, PlanesDx { x, dy, dx, spatial, factors, past });
+        let Planes { spatial, next, factors } = *self;
+        C::enter(level, PlanesDx { x, dy, dx, spatial, next, factors, past });
     }
 }
 
@@ -86,6 +87,7 @@ struct PlanesDx<'a, T: Element> {
     dy: &'a [T],
     dx: &'a mut [T],
     spatial: usize,
+    next: isize,
     factors: &'a [Factors<T::Compute>],
     past: bool,
 }
@@ -95,7 +97,7 @@ impl<C: Compute, T: Element<Compute = C>> Kernel<C> for PlanesDx<'_, T> {
 
     #[inline(always)]
     fn eval<S: Isa<C>>(self, isa: S) {
-        let PlanesDx { x, dy, dx, spatial, factors, past } = self;
+        let PlanesDx { x, dy, dx, spatial, next, factors, past } = self;
         for (i, factors) in factors.iter().enumerate() {
             let plane = i * spatial..(i + 1) * spatial;
             let (x, dy, dx) = (&x[plane.clone()], &dy[plane.clone()], &mut dx[plane]);
@@ -114,6 +116,10 @@ impl<C: Compute, T: Element<Compute = C>> Kernel<C> for PlanesDx<'_, T> {
             let count = x.len();
             let (dy, dx) = (&dy[..count], &mut dx[..count]);
             for at in 0..count {
+                if past {
+                    isa.prefetch_second(&x[at], next);
+                    isa.prefetch_second(&dy[at], next);
+                }
                 let v = dx_of(isa, T::load(isa, &x[at]), T::load(isa, &dy[at]), splat, true, true);
                 if past { T::store_past(isa, v, &mut dx[at]) } else { T::store(isa, v, &mut dx[at]) }
             }
@@ -249,6 +255,8 @@ fn column_chunk<C: Compute, S: Isa<C>>(isa: S, x: S::V, dy: S::V, columns: &Colu
 /// How dx is written: where the types allow it from x and dy to dx at once, else through tiles.
 pub(crate) struct Output<T: Element> {
     level: Level,
+    /// Elements from a plane to one that is read later, and is asked for while this one is written.
+    pub(crate) next: usize,
     stream: bool,
     rounded: Option<DType>,
     of: PhantomData<T>,
@@ -256,7 +264,7 @@ pub(crate) struct Output<T: Element> {
 
 impl<T: Element> Output<T> {
     pub(crate) fn new(task: &Task<'_, T::Compute>) -> Self {
-        Output { level: task.level, stream: task.stream, rounded: task.rounded, of: PhantomData }
+        Output { level: task.level, next: 0, stream: task.stream, rounded: task.rounded, of: PhantomData }
     }
 
     /// Contiguous planes of `spatial` elements, one for each of the factors; dy is what dx holds where there is none.
@@ -268,13 +276,14 @@ impl<T: Element> Output<T> {
         spatial: usize,
         factors: &[Factors<T::Compute>],
     ) {
-        if self.directly(x, dy, dx.reborrow(), &Planes { spatial, factors }) {
+        let next = self.next.cast_signed();
+        if self.directly(x, dy, dx.reborrow(), &Planes { spatial, next, factors }) {
             return;
         }
         for (i, factors) in factors.iter().enumerate() {
             for start in (0..spatial).step_by(TILE) {
                 let (at, n) = (i * spatial + start, TILE.min(spatial - start));
-                let plane = Planes { spatial: n, factors: std::slice::from_ref(factors) };
+                let plane = Planes { spatial: n, next, factors: std::slice::from_ref(factors) };
                 self.tile(&x[at..at + n], dy.map(|dy| dy.part(at, n)), dx.reborrow().part(at, n), &plane);
             }
         }

@@ -14,7 +14,6 @@ use std::ops::Range;
 
 use crate::backward::planes::factors::{Columns, Output};
 use crate::backward::planes::io::PlaneBackwardIo;
-use crate::backward::planes::table::sum_tables;
 use crate::backward::planes::window::{SETS, Window};
 use crate::channels::Task;
 use crate::element::{Compute, Element};
@@ -22,6 +21,7 @@ use crate::isa::float_env::FloatEnv;
 use crate::planes::Shape;
 use crate::slice::{Slice, SliceMut};
 use crate::stats::Stats;
+use crate::tables::sum_rows;
 use crate::threads::{self, Cpu, Job};
 
 /// All gradients.
@@ -45,8 +45,12 @@ pub(crate) fn backward_groups<T: Element>(
     if !gradients.are_wanted() {
         return;
     }
-    let (dbias, dweight) = table.split_at(planes);
-    sum_tables(task.level, [dbias, dweight], shape.channels, |first, n, sums| gradients.write(first, n, sums));
+    let mut sums = vec![T::Compute::ZERO; 2 * shape.channels];
+    for (table, sums) in table.chunks_exact(planes.max(1)).zip(sums.chunks_exact_mut(shape.channels)) {
+        sum_rows(task.level, table, sums);
+    }
+    let (dbias, dweight) = sums.split_at(shape.channels);
+    gradients.write(0, shape.channels, [dbias, dweight]);
 }
 
 /// Groups of contiguous elements, or samples whose channels lie side by side, from number `first` on.

@@ -2,11 +2,13 @@
 
 use crate::apply::{Hat, ScaledHat};
 use crate::backward::planes::sums::{Lanes, Pairs};
-use crate::channels_blocks::WIDE;
 use crate::element::{Compute, Element};
 use crate::isa::Isa;
-use crate::level::Kernel;
-use crate::order::{ColumnTerms, LANES, NEXT, reduce_columns};
+use crate::level::{Kernel, Level};
+use crate::order::{ColumnTerms, LANES, reduce_columns};
+use crate::planes::Shape;
+use crate::stats::Stats;
+use crate::tables::{Samples, WIDE, ahead, read_columns, unpack_wide};
 
 /// Channels that lie side by side: x and dy begin at the first of them.
 pub(super) struct LastPairs<'a, T> {
@@ -26,27 +28,14 @@ struct LastTerms<'a, T: Element> {
     channel: usize,
 }
 
-/// 32 elements from `start` on; anything beyond the end. Those `ahead` are asked for.
-#[inline(always)]
-fn read<S: Isa<T::Compute>, T: Element>(isa: S, from: &[T], start: usize, ahead: isize) -> S::V {
-    let from = &from[start.min(from.len())..];
-    match from.first_chunk() {
-        Some(chunk) => {
-            isa.prefetch(chunk, ahead);
-            T::load(isa, chunk)
-        }
-        None => T::load_first(isa, from),
-    }
-}
-
 impl<C: Compute, T: Element<Compute = C>> LastTerms<'_, T> {
     /// g and x_hat.
     #[inline(always)]
     fn read<S: Isa<C>>(&self, isa: S, at: usize) -> [S::V; 2] {
-        let (LastPairs { x, dy, stride, .. }, lanes) = (self.pairs, self.lanes);
+        let (LastPairs { x, dy, stride, spatial }, lanes) = (self.pairs, self.lanes);
         let start = (self.start + at) * stride + self.channel;
-        let ahead = (NEXT * stride).cast_signed();
-        let (x, dy) = (read(isa, x, start, ahead), read(isa, dy, start, ahead));
+        let ahead = ahead(*spatial, *stride);
+        let (x, dy) = (read_columns(isa, x, start, ahead), read_columns(isa, dy, start, ahead));
         let stats = [isa.load(&lanes.mean), isa.load(&lanes.delta), isa.load(&lanes.inv), isa.load(&lanes.scale)];
         [isa.mul(dy, isa.load(&lanes.weight)), ScaledHat::x_hat(isa, stats, x)]
     }
@@ -73,10 +62,39 @@ impl<C: Compute, T: Element<Compute = C>> Pairs<C> for LastPairs<'_, T> {
     }
 }
 
+/// The sums of dy and of dy * x_hat over each plane.
+pub(super) struct PairSamples<'a, T: Element> {
+    level: Level,
+    shape: Shape,
+    x: &'a [T],
+    dy: &'a [T],
+    lanes: Vec<[Lanes<T::Compute>; 2]>,
+}
+
+impl<'a, T: Element> PairSamples<'a, T> {
+    /// Of the channels of `stats`, with the first of which x and dy begin.
+    pub(super) fn new(level: Level, shape: Shape, [x, dy]: [&'a [T]; 2], stats: &[Stats<T::Compute>]) -> Self {
+        let halves = |stats: &[Stats<T::Compute>]| {
+            let (low, high) = stats.split_at(stats.len().min(LANES));
+            [Lanes::new(low), Lanes::new(high)]
+        };
+        PairSamples { level, shape, x, dy, lanes: stats.chunks(WIDE).map(halves).collect() }
+    }
+}
+
+impl<C: Compute, T: Element<Compute = C>> Samples<C, 2> for PairSamples<'_, T> {
+    fn sums(&self, n: usize, channel: usize) -> [[C; WIDE]; 2] {
+        let Shape { channels: stride, spatial, .. } = self.shape;
+        let from = n * self.shape.sample() + channel;
+        let pairs = LastPairs { x: &self.x[from..], dy: &self.dy[from..], stride, spatial };
+        C::enter(self.level, WideSums { pairs, lanes: &self.lanes[channel / WIDE] })
+    }
+}
+
 /// One sample's sums of up to [`WIDE`] channels.
-pub(super) struct WideSums<'a, T: Element> {
-    pub(super) pairs: LastPairs<'a, T>,
-    pub(super) lanes: &'a [Lanes<T::Compute>; 2],
+struct WideSums<'a, T: Element> {
+    pairs: LastPairs<'a, T>,
+    lanes: &'a [Lanes<T::Compute>; 2],
 }
 
 impl<C: Compute, T: Element<Compute = C>> ColumnTerms<C, 4> for WideSums<'_, T> {
@@ -94,12 +112,7 @@ impl<C: Compute, T: Element<Compute = C>> Kernel<C> for WideSums<'_, T> {
 
     #[inline(always)]
     fn eval<S: Isa<C>>(self, isa: S) -> [[C; WIDE]; 2] {
-        let sums = reduce_columns(isa, &self, self.pairs.spatial);
-        let mut lanes = [[C::ZERO; WIDE]; 2];
-        for k in 0..4 {
-            let (halves, _) = lanes[k % 2].as_chunks_mut();
-            isa.store(sums[k], &mut halves[k / 2]);
-        }
-        lanes
+        let [sum, product, sum_high, product_high] = reduce_columns(isa, &self, self.pairs.spatial);
+        unpack_wide(isa, [[sum, sum_high], [product, product_high]])
     }
 }
