@@ -97,26 +97,38 @@ pub trait Isa<C: Compute>: Copy {
     /// 32 f16, widened exactly.
     #[inline(always)]
     fn load_f16(self, from: &[f16; LANES]) -> Self::V {
-        self.load(&from.map(|x| C::from_f32(x.to_f32_const())))
+        let mut wide = [C::ZERO; LANES];
+        for l in 0..LANES {
+            wide[l] = C::from_f32(from[l].to_f32_const());
+        }
+        self.load(&wide)
     }
     /// 32 bf16, widened exactly.
     #[inline(always)]
     fn load_bf16(self, from: &[bf16; LANES]) -> Self::V {
-        self.load(&from.map(|x| C::from_f32(x.to_f32_const())))
+        let mut wide = [C::ZERO; LANES];
+        for l in 0..LANES {
+            wide[l] = C::from_f32(from[l].to_f32_const());
+        }
+        self.load(&wide)
     }
     /// Rounded to nearest even; subnormals kept.
     #[inline(always)]
     fn store_f16(self, v: Self::V, to: &mut [f16; LANES]) {
         let mut wide = [C::ZERO; LANES];
         self.store(v, &mut wide);
-        *to = wide.map(|x| f16::from_f32_const(x.to_f32()));
+        for l in 0..LANES {
+            to[l] = f16::from_f32_const(wide[l].to_f32());
+        }
     }
     /// Rounded to nearest even; subnormals kept.
     #[inline(always)]
     fn store_bf16(self, v: Self::V, to: &mut [bf16; LANES]) {
         let mut wide = [C::ZERO; LANES];
         self.store(v, &mut wide);
-        *to = wide.map(|x| bf16::from_f32_const(x.to_f32()));
+        for l in 0..LANES {
+            to[l] = bf16::from_f32_const(wide[l].to_f32());
+        }
     }
     /// 32 bf16, widened exactly, in whatever order of lanes costs the set least. Kernels that treat all lanes
     /// alike may stay in it; [`in_order`](Isa::in_order) leaves it.

@@ -86,7 +86,8 @@ impl<C: Compute, P: Channels<C>, const SCALED: bool> Kernel<C> for Measure<'_, C
             sums.add(isa, [planes.sum::<S, SCALED>(isa, n, &scale)]);
         }
         let [sum] = unpack(isa, sums.finish(isa));
-        let mean = sum.map(|sum| sum / count);
+        let mut mean = sum;
+        mean.iter_mut().for_each(|mean| *mean = *mean / count);
         let mut sums = BatchSums::new(isa);
         for n in 0..samples {
             sums.add(isa, planes.deviations::<S, SCALED>(isa, n, &mean, &scale));
