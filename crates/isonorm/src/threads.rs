@@ -89,8 +89,9 @@ pub(crate) trait Job: Send + Sized {
 
 /// Bytes of a call below which waking a thread costs more than it brings: 32 rows of 4096 f32 took 12 us on
 /// one thread and 22 us on two of which one had slept (Zen 5, November 2026); called from a thread of the pool, whose
-/// other thread is awake, 12.4 and 13.3 us (Intel Xeon). Threads that spin between calls would do better.
-const ALONE: usize = 3 << 19;
+/// other thread is awake, 12.4 and 13.3 us (Intel Xeon); forward and backward together 68 and 90 us. Threads that spin
+/// between calls would do better.
+const ALONE: usize = 2 << 20;
 /// Bytes that are worth a thread more, from there on.
 const WORTH_A_THREAD: usize = 128 << 10;
 /// Bytes of the pieces that threads take in turn, so that a late thread leaves its share to the others.
