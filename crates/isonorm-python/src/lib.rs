@@ -3,6 +3,7 @@
 
 use pyo3::prelude::*;
 
+mod error;
 mod numpy;
 
 #[pymodule]
