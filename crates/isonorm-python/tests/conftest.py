@@ -16,7 +16,9 @@ def bits(array):
     array = np.asarray(array)
     unsigned = {2: np.uint16, 4: np.uint32, 8: np.uint64}[array.dtype.itemsize]
     quiet = np.full((), np.nan, dtype=array.dtype)
-    return np.where(np.isnan(array), quiet.view(unsigned), np.ascontiguousarray(array).view(unsigned).reshape(array.shape))
+    return np.where(
+        np.isnan(array), quiet.view(unsigned), np.ascontiguousarray(array).view(unsigned).reshape(array.shape)
+    )
 
 
 def assert_same_bits(found, expected, label=""):

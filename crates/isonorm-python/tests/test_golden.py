@@ -5,9 +5,9 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-from conftest import assert_same_bits
 
 import isonorm
+from conftest import assert_same_bits
 
 GOLDEN = Path(__file__).parents[3] / "spec" / "golden"
 TYPES = {"f32": np.float32, "f64": np.float64, "f16": np.float16, "bf16": ml_dtypes.bfloat16}

@@ -1,10 +1,10 @@
 """The bits that another, independent program stored in spec/golden/norms.json, through Python, with no tolerance."""
 
 import numpy as np
-from conftest import assert_same_bits
-from test_golden import TYPES, load
 
 import isonorm
+from conftest import assert_same_bits
+from test_golden import TYPES, load
 
 OPTIONS = ("eps", "eps_outside", "weight_offset", "partial", "recipe")
 

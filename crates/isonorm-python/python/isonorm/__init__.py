@@ -8,8 +8,8 @@ strides, threads or the instruction set.
 >>> import isonorm
 >>> x = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.float32)
 >>> isonorm.rms_norm(x)
-array([[0.46290955, 0.9258191 , 1.3887286 ],
-       [0.7895419 , 0.98692733, 1.1843128 ]], dtype=float32)
+array([[0.46291   , 0.92582   , 1.38873   ],
+       [0.78954196, 0.98692745, 1.1843129 ]], dtype=float32)
 """
 
 from isonorm._isonorm import (

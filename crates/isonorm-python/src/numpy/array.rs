@@ -147,9 +147,14 @@ impl<'py> Array<'py> {
         Ok(Array { object: object.cast_into()?, dtype: self.dtype })
     }
 
+    /// NumPy's type in native byte order.
+    pub(super) fn native_descr(&self) -> PyResult<Bound<'py, PyArrayDescr>> {
+        Ok(self.descr().call_method1("newbyteorder", ("=",))?.cast_into()?)
+    }
+
     /// A copy in row-major order and native byte order.
     fn native(&self) -> PyResult<Self> {
-        let descr = self.descr().call_method1("newbyteorder", ("=",))?;
+        let descr = self.native_descr()?;
         let object = self.object.call_method1("astype", (descr, "C"))?;
         Ok(Array { object: object.cast_into()?, dtype: self.dtype })
     }

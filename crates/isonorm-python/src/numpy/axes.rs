@@ -3,7 +3,6 @@
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-/// NumPy's limit is 64 dimensions.
 type Order = Vec<usize>;
 
 /// The `axis` of a call, as it was given.
@@ -60,11 +59,11 @@ impl Axes {
 
     /// The order of the axes that puts `channels` second, of an array of `ndim` dimensions.
     pub(super) fn second(py: Python<'_>, channels: isize, ndim: usize) -> PyResult<Self> {
-        let channels = position(py, channels, ndim)?;
         if ndim < 2 {
             let advice = "expected at least 2: samples, channels, and any positions";
-            return Err(PyValueError::new_err(format!("x has {ndim} dimension, {advice}")));
+            return Err(PyValueError::new_err(format!("x has ndim {ndim}, {advice}")));
         }
+        let channels = position(py, channels, ndim)?;
         let mut order: Order = (0..ndim).filter(|axis| *axis != channels).collect();
         order.insert(1, channels);
         Ok(Axes { count: 1, orders: Self::orders(order) })

@@ -90,21 +90,15 @@ impl<'py> Output<'py> {
 
     /// The same output, written by way of a new array in row-major order.
     pub(super) fn by_way_of_scratch(self) -> PyResult<Self> {
-        let shape = self.array.shape().to_vec();
-        self.by_way_of(|array| Array::empty(array.py(), &shape, array.descr()))
+        let descr = self.array.native_descr()?;
+        let array = Array::empty(self.array.py(), self.array.shape(), descr)?;
+        let to = self.to.unwrap_or(self.array);
+        Ok(Output { array, to: Some(to), in_place: false })
     }
 
     /// The same output, its elements one after another.
     pub(super) fn contiguous(self) -> PyResult<Self> {
         if self.array.is_contiguous() { Ok(self) } else { self.by_way_of_scratch() }
-    }
-
-    /// The same output, written by way of the array that `scratch` gives.
-    pub(super) fn by_way_of(self, scratch: impl FnOnce(&Array<'py>) -> PyResult<Array<'py>>) -> PyResult<Self> {
-        let array = scratch(&self.array)?;
-        let to = self.to.unwrap_or(self.array);
-        // `transposed` arrays of a new one are new, too.
-        Ok(Output { array, to: Some(to), in_place: false })
     }
 
     /// The array that is written, to be looked at.

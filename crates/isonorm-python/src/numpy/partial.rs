@@ -12,9 +12,6 @@ use super::options::Count;
 use super::output::Output;
 use crate::error::raised;
 
-/// Partial(dtype, columns, start=0)
-/// --
-///
 /// Unfinished sums over the rows of a batch: the gradients of weight and bias.
 ///
 /// Whoever merges the pieces of a batch, cut anywhere, has the bits of one sum over all its rows. So micro-batches and
@@ -64,7 +61,7 @@ pub(crate) struct Partial {
 #[pymethods]
 impl Partial {
     #[new]
-    #[pyo3(signature = (dtype, columns, start=Count(0)))]
+    #[pyo3(signature = (dtype, columns, start=Count(0)), text_signature = "(dtype, columns, start=0)")]
     fn new(dtype: &Bound<'_, PyAny>, columns: Count, start: Count) -> PyResult<Self> {
         let dtype = dtype::expect_storage("a partial sum", &dtype::descr(dtype)?)?;
         Ok(Partial { sums: isonorm::Partial::rows(dtype, columns.0, start.0) })
@@ -90,7 +87,7 @@ impl Partial {
     /// next : Partial
     ///     The neighbour.
     fn merge(&mut self, py: Python<'_>, next: &Bound<'_, Partial>) -> PyResult<()> {
-        // A sum is no neighbour of itself unless it has no rows; then borrowing it twice would be refused.
+        // This sum itself is borrowed already.
         let next = next.try_borrow().map_err(|_| PyValueError::new_err("next is in use, expected another sum"))?;
         let next = next.sums.clone();
         let sums = &mut self.sums;
