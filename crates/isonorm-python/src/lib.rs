@@ -4,6 +4,7 @@
 use pyo3::prelude::*;
 
 mod error;
+mod fork;
 mod numpy;
 
 #[pymodule]
@@ -13,6 +14,7 @@ mod _isonorm {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        fork::register(module)?;
         numpy::register(module)
     }
 }

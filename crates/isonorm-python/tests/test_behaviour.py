@@ -3,7 +3,10 @@
 import doctest
 import gc
 import inspect
+import os
+import signal
 import threading
+import time
 import tracemalloc
 
 import numpy as np
@@ -58,6 +61,28 @@ def test_one_thread_and_all_have_the_same_bits():
     for norm in (isonorm.rms_norm, isonorm.layer_norm):
         assert_same_bits(norm(x, threads=1), norm(x))
     assert_same_bits(isonorm.batch_norm(x, training=True, threads=1), isonorm.batch_norm(x, training=True))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own():
+    x = draw((2000, 700), np.float32)
+    expected = isonorm.rms_norm(x)  # the pool of this process runs now
+    child = os.fork()
+    if child == 0:
+        same = isonorm.rms_norm(x).tobytes() == expected.tobytes()
+        grandchild = os.fork()
+        if grandchild == 0:
+            os._exit(int(isonorm.rms_norm(x).tobytes() != expected.tobytes()))
+        os._exit(int(not same) + os.waitpid(grandchild, 0)[1])
+    for _ in range(600):
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            assert status == 0
+            return
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    raise AssertionError("the forked process waits for threads that it does not have")
 
 
 def resident():

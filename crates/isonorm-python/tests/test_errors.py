@@ -100,6 +100,8 @@ REFUSED = [
         "running_mean is list, expected a numpy.ndarray to write into",
     ),
     # memory
+    (lambda: R(np.empty((2**50, 0)), return_stats=True), MemoryError, "no memory for the statistics of"),
+    (lambda: isonorm.Partial(np.float32, 2**50).dweight(), MemoryError, "Unable to allocate"),
     (lambda: R(X, out=read_only(X)), ValueError, "out is read-only, expected a writable array"),
     (lambda: B(X, X, dweight=read_only(W)), ValueError, "dweight is read-only, expected a writable array"),
 ]

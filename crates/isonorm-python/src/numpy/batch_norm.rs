@@ -107,7 +107,7 @@ pub(crate) fn batch_norm<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let (mean, var, is_biased) = (running_mean, running_var, biased_running_var);
     let kind = Kind::Batch(Batch { is_training: training, mean, var, momentum, is_biased });
-    let norm = ChannelNorm { kind, eps, eps_outside, weight_offset, cpu: cpu(threads) };
+    let norm = ChannelNorm { kind, eps, eps_outside, weight_offset, cpu: cpu(threads)? };
     channel_norm::forward(py, Forward { norm, x, weight, bias, axis, out, return_stats })
 }
 
@@ -191,7 +191,7 @@ pub(crate) fn batch_norm_backward<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let (mean, var) = (running_mean, running_var);
     let kind = Kind::Batch(Batch { is_training: training, mean, var, momentum: 0.0, is_biased: false });
-    let norm = ChannelNorm { kind, eps, eps_outside, weight_offset, cpu: cpu(threads) };
+    let norm = ChannelNorm { kind, eps, eps_outside, weight_offset, cpu: cpu(threads)? };
     let (dweight, dbias) = (Wanted::of("dweight", dweight, true)?, Wanted::of("dbias", dbias, true)?);
     let stats = stats.as_deref();
     channel_norm::backward(py, Backward { norm, dy, x, weight, axis, out, dweight, dbias, stats })

@@ -193,7 +193,7 @@ impl<'py> ChannelNorm<'_, 'py> {
             Kind::Group { groups } if *groups > frame.channels => {
                 Err(raised(Error::Groups { groups: *groups, channels: frame.channels }))
             }
-            _ => Ok(Stats::new(x.dtype(), &self.stats_shape(frame))),
+            _ => Stats::new(x.dtype(), &self.stats_shape(frame)),
         }
     }
 }

@@ -87,7 +87,7 @@ pub(crate) fn group_norm<'py>(
     threads: Option<Count>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let kind = Kind::Group { groups: num_groups.0 };
-    let norm = ChannelNorm { kind, eps, eps_outside, weight_offset, cpu: cpu(threads) };
+    let norm = ChannelNorm { kind, eps, eps_outside, weight_offset, cpu: cpu(threads)? };
     channel_norm::forward(py, Forward { norm, x, weight, bias, axis, out, return_stats })
 }
 
@@ -147,7 +147,7 @@ pub(crate) fn instance_norm<'py>(
     return_stats: bool,
     threads: Option<Count>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let norm = ChannelNorm { kind: Kind::Instance, eps, eps_outside, weight_offset, cpu: cpu(threads) };
+    let norm = ChannelNorm { kind: Kind::Instance, eps, eps_outside, weight_offset, cpu: cpu(threads)? };
     channel_norm::forward(py, Forward { norm, x, weight, bias, axis, out, return_stats })
 }
 
@@ -225,7 +225,7 @@ pub(crate) fn group_norm_backward<'py>(
     threads: Option<Count>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let kind = Kind::Group { groups: num_groups.0 };
-    let norm = ChannelNorm { kind, eps, eps_outside, weight_offset, cpu: cpu(threads) };
+    let norm = ChannelNorm { kind, eps, eps_outside, weight_offset, cpu: cpu(threads)? };
     let (dweight, dbias) = (Wanted::of("dweight", dweight, true)?, Wanted::of("dbias", dbias, true)?);
     let stats = stats.as_deref();
     channel_norm::backward(py, Backward { norm, dy, x, weight, axis, out, dweight, dbias, stats })
@@ -286,7 +286,7 @@ pub(crate) fn instance_norm_backward<'py>(
     stats: Option<PyRef<'py, Stats>>,
     threads: Option<Count>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let norm = ChannelNorm { kind: Kind::Instance, eps, eps_outside, weight_offset, cpu: cpu(threads) };
+    let norm = ChannelNorm { kind: Kind::Instance, eps, eps_outside, weight_offset, cpu: cpu(threads)? };
     let (dweight, dbias) = (Wanted::of("dweight", dweight, true)?, Wanted::of("dbias", dbias, true)?);
     let stats = stats.as_deref();
     channel_norm::backward(py, Backward { norm, dy, x, weight, axis, out, dweight, dbias, stats })

@@ -85,7 +85,7 @@ pub(crate) fn layer_norm<'py>(
     return_stats: bool,
     threads: Option<Count>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let norm = RowNorm { kind: Kind::Layer, eps, eps_outside, weight_offset, cpu: cpu(threads) };
+    let norm = RowNorm { kind: Kind::Layer, eps, eps_outside, weight_offset, cpu: cpu(threads)? };
     row_norm::forward(py, Forward { norm, x, weight, bias, axis, out, return_stats })
 }
 
@@ -162,7 +162,7 @@ pub(crate) fn layer_norm_backward<'py>(
     accumulate: Option<PyRefMut<'py, Partial>>,
     threads: Option<Count>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let norm = RowNorm { kind: Kind::Layer, eps, eps_outside, weight_offset, cpu: cpu(threads) };
+    let norm = RowNorm { kind: Kind::Layer, eps, eps_outside, weight_offset, cpu: cpu(threads)? };
     let dweight = Wanted::of("dweight", dweight, accumulate.is_none())?;
     let dbias = Wanted::of("dbias", dbias, accumulate.is_none())?;
     let (stats, dresidual, is_after_add) = (stats.as_deref(), None, false);

@@ -4,6 +4,8 @@ use isonorm::{Cpu, Recipe};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
+use crate::fork;
+
 /// A whole number of at least 0.
 #[derive(Clone, Copy)]
 pub(super) struct Count(pub(super) usize);
@@ -61,6 +63,7 @@ impl<'py> Wanted<'py> {
 }
 
 /// At most so many threads.
-pub(super) fn cpu(threads: Option<Count>) -> Cpu<'static> {
-    threads.map_or(Cpu::new(), |Count(threads)| Cpu::new().threads(threads))
+pub(super) fn cpu(threads: Option<Count>) -> PyResult<Cpu<'static>> {
+    let cpu = fork::cpu()?;
+    Ok(threads.map_or(cpu, |Count(threads)| cpu.threads(threads)))
 }

@@ -100,7 +100,7 @@ pub(crate) fn rms_norm<'py>(
     return_stats: bool,
     threads: Option<Count>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let norm = norm(eps, eps_outside, weight_offset, recipe, partial, threads);
+    let norm = norm(eps, eps_outside, weight_offset, recipe, partial, threads)?;
     row_norm::forward(py, Forward { norm, x, weight, bias, axis, out, return_stats })
 }
 
@@ -178,7 +178,7 @@ pub(crate) fn add_rms_norm<'py>(
     return_stats: bool,
     threads: Option<Count>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let norm = norm(eps, eps_outside, weight_offset, recipe, partial, threads);
+    let norm = norm(eps, eps_outside, weight_offset, recipe, partial, threads)?;
     let call = Forward { norm, x, weight, bias, axis, out, return_stats };
     row_norm::forward_add(py, call, residual, residual_out)
 }
@@ -269,7 +269,7 @@ pub(crate) fn rms_norm_backward<'py>(
     accumulate: Option<PyRefMut<'py, Partial>>,
     threads: Option<Count>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let norm = norm(eps, eps_outside, weight_offset, recipe, partial, threads);
+    let norm = norm(eps, eps_outside, weight_offset, recipe, partial, threads)?;
     let dweight = Wanted::of("dweight", dweight, accumulate.is_none())?;
     let dbias = Wanted::of("dbias", dbias, false)?;
     let (stats, dresidual, is_after_add) = (stats.as_deref(), None, false);
@@ -354,7 +354,7 @@ pub(crate) fn add_rms_norm_backward<'py>(
     accumulate: Option<PyRefMut<'py, Partial>>,
     threads: Option<Count>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let norm = norm(eps, eps_outside, weight_offset, recipe, partial, threads);
+    let norm = norm(eps, eps_outside, weight_offset, recipe, partial, threads)?;
     let dweight = Wanted::of("dweight", dweight, accumulate.is_none())?;
     let dbias = Wanted::of("dbias", dbias, false)?;
     let (stats, is_after_add) = (stats.as_deref(), true);
@@ -371,7 +371,7 @@ fn norm(
     RecipeName(recipe): RecipeName,
     partial: Option<Count>,
     threads: Option<Count>,
-) -> RowNorm {
+) -> PyResult<RowNorm> {
     let kind = Kind::Rms { recipe, partial: partial.map(|Count(k)| k) };
-    RowNorm { kind, eps, eps_outside, weight_offset, cpu: cpu(threads) }
+    Ok(RowNorm { kind, eps, eps_outside, weight_offset, cpu: cpu(threads)? })
 }

@@ -89,7 +89,7 @@ pub(super) fn forward<'py>(py: Python<'py>, call: Forward<'_, 'py>) -> PyResult<
     let bias = frame.parameter("bias", call.bias, &x)?;
     let others = [("weight", weight.as_ref()), ("bias", bias.as_ref())];
     let mut y = frame.output("out", call.out, || x.descr(), Some(("x", &x)), &others)?;
-    let mut stats = call.return_stats.then(|| Stats::new(x.dtype(), frame.leading()));
+    let mut stats = call.return_stats.then(|| Stats::new(x.dtype(), frame.leading())).transpose()?;
     let x = frame.input("x", x)?;
 
     let (weight, bias) = (weight.as_ref().map(Array::slice), bias.as_ref().map(Array::slice));
@@ -132,7 +132,7 @@ pub(super) fn forward_add<'py>(
     let others = [params[0], params[1], ("x", Some(&x)), ("out", call.out.map(|_| y.memory()))];
     let place = Some(("residual", &residual));
     let mut r = frame.output("residual_out", residual_out, || residual.descr(), place, &others)?;
-    let mut stats = call.return_stats.then(|| Stats::new(r.memory().dtype(), frame.leading()));
+    let mut stats = call.return_stats.then(|| Stats::new(r.memory().dtype(), frame.leading())).transpose()?;
     let (mut x, mut residual) = (frame.input("x", x)?, frame.input("residual", residual)?);
 
     let (weight, bias) = (weight.as_ref().map(Array::slice), bias.as_ref().map(Array::slice));

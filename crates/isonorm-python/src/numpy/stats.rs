@@ -2,7 +2,7 @@
 
 use isonorm::{DType, Stats as Row, StatsMut, StatsRef};
 use numpy::{PyArray1, PyArrayMethods};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyMemoryError, PyValueError};
 use pyo3::prelude::*;
 
 /// Statistics that a norm saved for its backward pass.
@@ -33,13 +33,13 @@ enum Rows {
 
 impl Stats {
     /// Room for the statistics of an x stored as `x`.
-    pub(super) fn new(x: DType, shape: &[usize]) -> Self {
+    pub(super) fn new(x: DType, shape: &[usize]) -> PyResult<Self> {
         let count = shape.iter().product();
         let rows = match x {
-            DType::F64 => Rows::F64(vec![Row::default(); count]),
-            DType::F32 | DType::F16 | DType::Bf16 => Rows::F32(vec![Row::default(); count]),
+            DType::F64 => Rows::F64(room(count)?),
+            DType::F32 | DType::F16 | DType::Bf16 => Rows::F32(room(count)?),
         };
-        Stats { rows, shape: shape.to_vec() }
+        Ok(Stats { rows, shape: shape.to_vec() })
     }
 
     pub(super) fn writable(&mut self) -> StatsMut<'_> {
@@ -74,6 +74,15 @@ impl Stats {
             Rows::F64(rows) => PyArray1::from_iter(py, rows.iter().map(f64)).reshape(self.shape.clone())?.into_any(),
         })
     }
+}
+
+/// Arrays without elements may have more rows than there is memory for.
+fn room<T: Clone + Default>(count: usize) -> PyResult<Vec<T>> {
+    let mut rows = Vec::new();
+    let refused = |_| PyMemoryError::new_err(format!("no memory for the statistics of {count} rows"));
+    rows.try_reserve_exact(count).map_err(refused)?;
+    rows.resize(count, T::default());
+    Ok(rows)
 }
 
 #[pymethods]
