@@ -145,3 +145,30 @@ def test_scalars_and_memoryviews():
     assert_same_bits(isonorm.rms_norm(values), isonorm.rms_norm(np.frombuffer(values, np.float32)))
     with pytest.raises(ValueError, match="out of bounds"):
         isonorm.rms_norm(1.0)
+
+
+def test_running_statistics_are_updated_wherever_they_lie():
+    x = draw((8, 6), np.float32)
+    mean, var = np.full(6, 0.5, np.float32), np.full(6, 2.0, np.float32)
+    start = np.stack([mean, var], axis=1)
+    isonorm.batch_norm(x, training=True, running_mean=mean, running_var=var)
+    assert (mean != 0.5).all() and (var != 2.0).all()
+    for dtype in (start.dtype, start.dtype.newbyteorder()):
+        pairs = start.astype(dtype)
+        isonorm.batch_norm(x, training=True, running_mean=pairs[:, 0], running_var=pairs[:, 1])
+        assert_same_bits(pairs[:, 0].astype(np.float32), mean)
+        assert_same_bits(pairs[:, 1].astype(np.float32), var)
+    y = isonorm.batch_norm(x, running_mean=pairs[:, 0], running_var=pairs[:, 1])
+    assert_same_bits(y, isonorm.batch_norm(x, running_mean=mean, running_var=var))
+
+
+def test_dy_of_another_type_than_x_becomes_dx():
+    x = draw((4, 6, 5), ml_dtypes.bfloat16)
+    for backward in (isonorm.instance_norm_backward, isonorm.layer_norm_backward):
+        dy = draw(x.shape, np.float32, 1)
+        dx, dweight, dbias = backward(dy, x)
+        found = backward(dy, x, out=dy)
+        assert found[0] is dy
+        assert_same_bits(dy, dx.astype(np.float32), "dx")
+        assert_same_bits(found[1], dweight, "dweight")
+        assert_same_bits(found[2], dbias, "dbias")
