@@ -7,6 +7,7 @@
 
 use pyo3::prelude::*;
 
+mod add_rms_norm;
 mod array;
 mod axes;
 mod batch_norm;
@@ -29,8 +30,8 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<stats::Stats>()?;
     module.add_function(wrap_pyfunction!(rms_norm::rms_norm, module)?)?;
     module.add_function(wrap_pyfunction!(rms_norm::rms_norm_backward, module)?)?;
-    module.add_function(wrap_pyfunction!(rms_norm::add_rms_norm, module)?)?;
-    module.add_function(wrap_pyfunction!(rms_norm::add_rms_norm_backward, module)?)?;
+    module.add_function(wrap_pyfunction!(add_rms_norm::add_rms_norm, module)?)?;
+    module.add_function(wrap_pyfunction!(add_rms_norm::add_rms_norm_backward, module)?)?;
     module.add_function(wrap_pyfunction!(layer_norm::layer_norm, module)?)?;
     module.add_function(wrap_pyfunction!(layer_norm::layer_norm_backward, module)?)?;
     module.add_function(wrap_pyfunction!(batch_norm::batch_norm, module)?)?;
