@@ -25,7 +25,7 @@ pub(crate) fn measure_side_by_side<T: Element>(
 ) {
     let (Task { level, shape, eps, .. }, n) = (*task, stats.len());
     let bytes = shape.count() * n * size_of::<T>();
-    if !is_table_worth_it(shape, n) {
+    if !is_table_worth_it(shape, n, bytes) {
         let job = MeasureJob { task: *task, per: 1, x, sets: first..first + n, stats };
         return threads::run(cpu, job, 2 * bytes);
     }

@@ -20,9 +20,14 @@ pub(crate) const WIDE: usize = 2 * LANES;
 /// Positions of a sample from which a table is small beside it.
 const POSITIONS: usize = 16;
 
-/// Whether a table is worth it for so many of the channels: there are samples enough for threads to share.
-pub(crate) fn is_table_worth_it(shape: Shape, channels: usize) -> bool {
-    shape.last && shape.spatial >= POSITIONS && shape.samples >= channels.div_ceil(LANES).min(POSITIONS)
+/// Bytes from which it is: what the nearest cache holds may be read in any order, and no memory is asked for then.
+const BYTES: usize = 128 << 10;
+
+/// Whether a table is worth it for so many of the channels, of `bytes` bytes: there are samples enough for threads to
+/// share.
+pub(crate) fn is_table_worth_it(shape: Shape, channels: usize, bytes: usize) -> bool {
+    let has_samples = shape.samples >= channels.div_ceil(LANES).min(POSITIONS);
+    shape.last && shape.spatial >= POSITIONS && has_samples && bytes >= BYTES
 }
 
 /// What is summed: `K` sums over each plane of a sample.

@@ -226,7 +226,7 @@ impl<T: Element> Last<'_, T> {
     fn sums(&self, dy: Slice<'_>, first: usize, stats: &[Stats<T::Compute>], [dbias, dweight]: [&mut [T::Compute]; 2]) {
         let Task { level, shape, .. } = self.task;
         let bytes = self.bytes / shape.channels * stats.len();
-        if let Some(dy) = T::of(&dy).filter(|_| is_table_worth_it(shape, stats.len())) {
+        if let Some(dy) = T::of(&dy).filter(|_| is_table_worth_it(shape, stats.len(), bytes)) {
             let pairs = PairSamples::new(level, shape, [&self.x[first..], &dy[first..]], stats);
             let mut sums = vec![T::Compute::ZERO; 2 * stats.len()];
             sum_samples((self.cpu, level), &pairs, shape.samples, bytes, &mut sums);
