@@ -12,6 +12,7 @@ array([[0.46291   , 0.92582   , 1.38873   ],
        [0.78954196, 0.98692745, 1.1843129 ]], dtype=float32)
 """
 
+from isonorm._audit import AuditError, audit
 from isonorm._isonorm import (
     Partial,
     Stats,
@@ -31,11 +32,13 @@ from isonorm._isonorm import (
 )
 
 __all__ = [
+    "AuditError",
     "Partial",
     "Stats",
     "__version__",
     "add_rms_norm",
     "add_rms_norm_backward",
+    "audit",
     "batch_norm",
     "batch_norm_backward",
     "group_norm",
