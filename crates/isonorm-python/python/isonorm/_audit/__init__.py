@@ -101,6 +101,10 @@ def audit(
                 left.append(Left(dimension.name, dtype, reason))
             else:
                 findings += comparison.findings(dimension)
+        left += [Left(refused, dtype, f"refused: {error}") for refused, error in comparison.refused.items()]
+    if not findings:
+        reasons = "; ".join(f"{one.dimension}, {one.reason}" for one in left)
+        raise AuditError(f"nothing of {name or name_of(norm)} could be compared: {reasons}")
     return Report(name or name_of(norm), row, tuple(findings), tuple(left), environment(seed))
 
 

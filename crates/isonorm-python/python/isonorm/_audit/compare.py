@@ -39,12 +39,13 @@ class Comparison:
         self._dtype, self._rows = subject.pool.dtype, subject.pool.size
         self._kept: dict[Call, Outcome] = {}
         self._repeatable = True  # on one thread
+        self.refused: dict[str, str] = {}  # the first error of each dimension that has one
 
     def reason_against(self, dimension: Dimension) -> str | None:
         """Why a dimension cannot be tried, if so."""
         if dimension.needs and not getattr(self._subject, dimension.needs[0]):
-            return dimension.needs[1]
-        return None if self._repeatable else "the same call on one thread gives other bits each time"
+            return f"left out: {dimension.needs[1]}"
+        return None if self._repeatable else "left out: the same call on one thread gives other bits each time"
 
     def findings(self, dimension: Dimension) -> list[Finding]:
         """Try a dimension with ever more rows.
@@ -89,12 +90,16 @@ class Comparison:
         return smallest
 
     def _compared(self, dimension: Dimension, size: int) -> Iterator[tuple[str, Way, Distance | None]]:
-        starts = range(min(len(KINDS), self._rows)) if size == 1 else (0,)  # a single row, of each kind
-        for start in starts:
+        for start in _starts(size, self._rows):
             base = Call(tuple(range(start, start + size)))
             for way in dimension.ways(base, self._scene):
-                found = self._subject.run(way.call)
-                expected = self._alone(way.call) if way.against == "alone" else self._keep(way.against)
+                try:
+                    found = self._subject.run(way.call)
+                    expected = self._alone(way.call) if way.against == "alone" else self._keep(way.against)
+                except Exception as error:  # a norm may refuse what others take
+                    how = way.how or f"{way.call.threads} threads"
+                    self.refused.setdefault(dimension.name, f"{how}: {type(error).__name__}: {error}")
+                    continue
                 for result, apart in _distances(way, found, expected):
                     yield result, way, apart
 
@@ -118,6 +123,14 @@ def _sizes(dimension: Dimension, rows: int) -> list[int]:
     many = {*range(2, 10), *(2**k + extra for k in range(3, rows.bit_length()) for extra in (-1, 0, 1))}
     sizes = many if dimension.sizes == "many" else set(FEW)
     return sorted({size for size in sizes if size < rows} | {rows})
+
+
+def _starts(size: int, rows: int) -> list[int]:
+    """Where in the pool batches begin: of one row, with each kind; else first, in the middle and last.
+
+    Several, since another order of a sum gives the same bits now and then.
+    """
+    return list(range(min(len(KINDS), rows))) if size == 1 else sorted({0, (rows - size) // 2, rows - size})
 
 
 def _distances(way: Way, found: Outcome, expected: Outcome) -> Iterator[tuple[str, Distance | None]]:

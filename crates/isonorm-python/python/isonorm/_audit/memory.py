@@ -145,7 +145,8 @@ class Distance:
     row : int
         The first row that differs.
     ulps : int or None
-        The largest distance, counted in representable values; None where NaN is opposite a number.
+        The largest distance, counted in representable values; None where NaN is opposite a number, or types or
+        shapes are others.
     """
 
     rows: int
@@ -163,11 +164,10 @@ def distance(found: Bits, expected: Bits) -> Distance | None:
     Distance or None
         None where all bits are the same.
     """
-    if found.dtype != expected.dtype:
-        rows = len(found.patterns)
-        return Distance(rows, found.patterns.size, found.patterns.size, 0, None)
+    a, b = (np.atleast_2d(bits.patterns) for bits in (found, expected))
+    if found.dtype != expected.dtype or a.shape != b.shape:
+        return Distance(len(a), a.size, a.size, 0, None)
     layout = FORMATS[found.dtype]
-    a, b = (np.atleast_2d(bits.patterns).reshape(len(np.atleast_2d(bits.patterns)), -1) for bits in (found, expected))
     differ = a != b
     if not differ.any():
         return None

@@ -32,7 +32,8 @@ class Case:
     elements : int
         How many were compared.
     ulps : int or None
-        The largest distance, counted in representable values; None where NaN or another type is opposite a number.
+        The largest distance, counted in representable values; None where NaN is opposite a number, or types
+        or shapes are others.
     """
 
     how: str
@@ -46,7 +47,11 @@ class Case:
     ulps: int | None
 
     def __str__(self) -> str:
-        apart = "NaN or another type is among them" if self.ulps is None else f"by up to {_count(self.ulps, 'ulp')}"
+        apart = (
+            "NaN, another type or another shape is among them"
+            if self.ulps is None
+            else f"by up to {_count(self.ulps, 'ulp')}"
+        )
         where = (
             "" if self.position is None else f" in {_count(self.differing_rows, 'row')}, first in row {self.position}"
         )
@@ -79,7 +84,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Left:
-    """A dimension that was left out, and why."""
+    """A dimension that was left out, wholly or for some calls, and why."""
 
     dimension: str
     dtype: str
@@ -147,7 +152,7 @@ class Report:
         rows = [[dtype, *results]]
         for dimension in dict.fromkeys(dimension for dimension, _ in here):
             rows.append([dimension, *(_cell(here.get((dimension, result))) for result in results)])
-        rows += [[left.dimension, f"left out: {left.reason}"] for left in self.left if left.dtype == dtype]
+        rows += [[left.dimension, left.reason] for left in self.left if left.dtype == dtype]
         return table(rows)
 
 

@@ -105,11 +105,12 @@ class NumpySubject(Subject):
     def _added(self, sums: Sequence[tuple[Any, ...]]) -> dict[str, Bits]:
         gradients = {}
         for name, *parts in zip(("dweight", "dbias"), *sums, strict=False):
-            if parts[0] is not None:
+            if parts and parts[0] is not None:
                 total = parts[0]
                 for part in parts[1:]:
                     total = total + part
-                gradients[name] = self._bits(total, np.shape(total))
+                parameter = self._given.get(name.removeprefix("d"), total)
+                gradients[name] = self._bits(total, np.shape(parameter))
         return gradients
 
     def _partial(self) -> Any:
@@ -212,4 +213,4 @@ def _tuple(result: Any) -> tuple[Any, ...]:
 
 
 def _kind(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
