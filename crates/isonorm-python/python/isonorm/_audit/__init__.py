@@ -16,7 +16,7 @@ from isonorm._audit.subject import AuditError, NumpySubject, Subject, name_of
 
 __all__ = ["AuditError", "Case", "Finding", "Left", "Report", "audit"]
 
-ELEMENTS = 1 << 17  # of x, at least: so many are worth several threads to PyTorch
+ELEMENTS = 1 << 18  # of x: so many are worth several threads to PyTorch
 
 
 def audit(
@@ -54,7 +54,7 @@ def audit(
         Of repeat, batch size, row position, leading shape, row stride, element stride, alignment, threads, padding,
         layout of dy, micro-batches, gradient mode. All by default.
     rows : int, optional
-        The largest batch. By default at least 64, and as many as have 131072 elements, but at most 2048.
+        The largest batch. By default what has 262144 elements, but 33 to 2048.
     threads : sequence of int, optional
         The numbers of threads to try: by default 2, 3, 4 and as many as there are cores.
     arrays : "numpy" or "torch", optional
@@ -86,7 +86,7 @@ def audit(
     True
     """
     row = _row(hidden)
-    size = _positive("rows", rows) if rows is not None else max(64, min(2048, -(-ELEMENTS // elements(row))))
+    size = _positive("rows", rows) if rows is not None else max(33, min(2048, ELEMENTS // elements(row)))
     counts = tuple(dict.fromkeys(_positive("threads", count) for count in threads or _default_threads()))
     scene = Scene(elements(row), len(row), tuple(count for count in counts if count > 1))
     chosen = [DIMENSIONS[_known("dimension", one, DIMENSIONS)] for one in dimensions or DIMENSIONS]
