@@ -34,7 +34,7 @@ def by_position(x):
 
 def found(function, **options):
     """The dimensions in which bits change, and the smallest case of each."""
-    report = isonorm.audit(function, HIDDEN, **{"rows": 64, **options})
+    report = isonorm.audit(function, HIDDEN, **{"rows": 33, **options})
     return {finding.dimension: finding.smallest for finding in report.differing}
 
 
@@ -86,7 +86,7 @@ def test_a_sum_ordered_by_the_number_of_axes_is_found():
 
 def test_a_sum_ordered_by_what_the_other_rows_hold_is_found():
     changes = found(lambda x: norm(x, backwards=not x[-1].any()))
-    assert set(changes) == {"padding"} and changes["padding"].how == "and 1 rows of padding"
+    assert set(changes) == {"padding"} and changes["padding"].how == "and 1 row of padding"
 
 
 def test_what_a_norm_refuses_is_said():
@@ -136,7 +136,8 @@ def test_gradients_of_a_function_come_from_its_backward():
 
 @pytest.mark.parametrize("function", [isonorm.rms_norm, isonorm.layer_norm], ids=lambda function: function.__name__)
 def test_norms_of_this_package_pass(function, dtype):
-    report = isonorm.audit(function, 200, dtypes=[dtype.name], rows=140)
+    rows = 140 if dtype == np.float32 else 20  # 128 are a leaf of the sums over rows
+    report = isonorm.audit(function, 200, dtypes=[dtype.name], rows=rows)
     assert report.ok, str(report)
     assert {finding.result for finding in report.findings} == {"y", "dx", "dweight", "dbias"}
     assert {left.dimension for left in report.left} == {"gradient mode"}
@@ -153,7 +154,7 @@ def test_norms_of_this_package_pass(function, dtype):
 )
 def test_norms_over_channels_pass(function, options):
     dimensions = [name for name in DIMENSIONS if name != "micro-batches"]  # they have no sums to accumulate
-    report = isonorm.audit(function, (8, 5, 5), rows=40, options=options, dimensions=dimensions)
+    report = isonorm.audit(function, (8, 5, 5), rows=10, options=options, dimensions=dimensions)
     assert report.ok, str(report)
 
 
@@ -206,6 +207,7 @@ def test_all_dimensions_are_documented():
         ((norm, HIDDEN), {"threads": [0]}, "threads is 0"),
         ((norm, HIDDEN), {"dimensions": ["threads"]}, "could be compared: threads, left out: it has no parameter"),
         ((norm, HIDDEN), {"arrays": "jax"}, "'jax' is no kind of arrays"),
+        ((norm, HIDDEN), {"options": {"epss": 1.0}}, "unexpected keyword argument 'epss'"),
         ((isonorm.group_norm, (8, 4)), {}, "needs num_groups: give it as an option"),
         ((lambda x: x[:, :3], HIDDEN), {"arrays": "numpy"}, "returned an array of shape (1, 3), but x's (1, 64)"),
         ((lambda x: x > 0, HIDDEN), {"arrays": "numpy"}, "returned bool, but one of float64"),

@@ -7,7 +7,6 @@ import pytest
 
 import isonorm
 from isonorm._audit.command import main
-from isonorm._audit.models import audit_model
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -59,7 +58,7 @@ def test_a_training_mode_of_its_own_is_found():
 
 @pytest.mark.parametrize("function", [F.layer_norm, F.rms_norm], ids=["layer_norm", "rms_norm"])
 def test_functions_of_torch(function):
-    report = isonorm.audit(function, 256, rows=40)
+    report = isonorm.audit(function, 256, rows=8)
     assert {"y", "dx", "dweight"} <= {finding.result for finding in report.findings}
     assert not changes(report, "y") & {"repeat", "row position", "gradient mode"}
     assert "micro-batches" in changes(report, "dweight")  # rounded after each
@@ -70,7 +69,7 @@ def test_a_module_is_copied_and_cast():
     weight = module.weight.clone()
     report = isonorm.audit(module, 96, rows=8)
     assert {finding.dtype for finding in report.findings} == {"bfloat16"}  # its own
-    assert {finding.dtype for finding in isonorm.audit(module, 96, rows=8, dtypes=["float32"]).findings} == {"float32"}
+    assert {finding.dtype for finding in isonorm.audit(module, 96, rows=2, dtypes=["float32"]).findings} == {"float32"}
     assert module.weight.grad is None and module.weight.dtype == torch.bfloat16 and torch.equal(module.weight, weight)
 
 
@@ -102,6 +101,15 @@ def test_a_module_of_another_width_is_an_error():
         isonorm.audit(torch.nn.LayerNorm(64), 65)
 
 
+def test_options_go_to_classes_and_functions():
+    short = {"rows": 2, "dimensions": ["repeat"]}
+    assert isonorm.audit(torch.nn.LayerNorm, 8, options={"bias": False}, **short).ok
+    assert isonorm.audit(torch.layer_norm, 8, options={"normalized_shape": (8,)}, **short).ok  # has no signature
+    for target, message in [(torch.nn.LayerNorm, "epss"), (torch.nn.LayerNorm(8), "takes no options, but epss")]:
+        with pytest.raises(isonorm.AuditError, match=message):
+            isonorm.audit(target, 8, options={"epss": 1.0}, **short)
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
     transformers = pytest.importorskip("transformers")
@@ -129,7 +137,7 @@ def test_the_norms_of_a_model(llama, capsys, tmp_path):
 def test_every_norm_of_a_model(llama):
     from transformers import AutoModel
 
-    report = audit_model(AutoModel.from_pretrained(llama), every=True, rows=4, dimensions=["repeat"])
+    report = isonorm.audit_model(AutoModel.from_pretrained(llama), every=True, rows=4, dimensions=["repeat"])
     assert [len(group.modules) for group in report.groups] == [1] * 5
     assert len(report.reports) == 5 and report.ok
 
@@ -144,7 +152,7 @@ def test_norms_that_cannot_be_audited_are_left_out_with_a_reason():
             return x
 
     model = torch.nn.Sequential(GatedNorm(8), BareNorm(), torch.nn.LayerNorm(8))
-    report = audit_model(model, rows=4, dimensions=["repeat"])
+    report = isonorm.audit_model(model, rows=4, dimensions=["repeat"])
     reasons = {group.kind: group.reason for group in report.groups}
     assert "gate" in reasons["GatedNorm"] and "shape of a row" in reasons["BareNorm"] and reasons["LayerNorm"] == ""
     assert "left out" in str(report) and report.ok
@@ -152,7 +160,7 @@ def test_norms_that_cannot_be_audited_are_left_out_with_a_reason():
 
 def test_a_model_without_norms_is_an_error():
     with pytest.raises(isonorm.AuditError, match=r"Sequential has no norm: .* its classes are Linear, Sequential"):
-        audit_model(torch.nn.Sequential(torch.nn.Linear(3, 3)))
+        isonorm.audit_model(torch.nn.Sequential(torch.nn.Linear(3, 3)))
 
 
 def test_what_a_function_takes_is_tried():

@@ -13,6 +13,8 @@ array([[0.46291   , 0.92582   , 1.38873   ],
 """
 
 from isonorm._audit import AuditError, audit
+from isonorm._audit.models import ModelReport, audit_model
+from isonorm._audit.report import Report
 from isonorm._isonorm import (
     Partial,
     Stats,
@@ -33,12 +35,15 @@ from isonorm._isonorm import (
 
 __all__ = [
     "AuditError",
+    "ModelReport",
     "Partial",
+    "Report",
     "Stats",
     "__version__",
     "add_rms_norm",
     "add_rms_norm_backward",
     "audit",
+    "audit_model",
     "batch_norm",
     "batch_norm_backward",
     "group_norm",

@@ -160,7 +160,8 @@ def threads(base: Call, scene: Scene) -> Iterator[Way]:
 def padding(base: Call, scene: Scene) -> Iterator[Way]:
     """Rows of zeros after the others, with a dy of zero, which is masked where a norm has a mask."""
     for count in sorted({1, len(base.rows), 3 * len(base.rows)}):
-        yield Way(f"and {count} rows of padding", replace(base, rows=base.rows + (PADDING,) * count), base)
+        how = f"and {count} rows of padding" if count > 1 else "and 1 row of padding"
+        yield Way(how, replace(base, rows=base.rows + (PADDING,) * count), base)
 
 
 @dimension("layout of dy")

@@ -102,7 +102,7 @@ class Layout:
             A view of the same shape.
         """
         if self.columns_first:
-            view = self._buffer(rows.size, rows.dtype).reshape(rows.shape[::-1]).T
+            view: Patterns = self._buffer(rows.size, rows.dtype).reshape(rows.shape[::-1]).T
         else:
             kept = rows[:1] if self.broadcast else rows
             pitch = rows.shape[1] * self.step + self.gap

@@ -102,6 +102,11 @@ def audit_model(model: Any, *, every: bool = False, name: str | None = None, **o
     ------
     AuditError
         Where the model has no norm.
+
+    Examples
+    --------
+    >>> from transformers import AutoModel  # doctest: +SKIP
+    >>> print(isonorm.audit_model(AutoModel.from_pretrained("folder")))  # doctest: +SKIP
     """
     found: dict[Any, list[tuple[str, Any]]] = {}
     for path, module in norms(model):

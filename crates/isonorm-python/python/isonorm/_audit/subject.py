@@ -72,29 +72,28 @@ class NumpySubject(Subject):
     ) -> None:
         super().__init__(pool)
         self._forward, self._backward = forward, backward or _own_backward(forward)
-        self._given = {
-            **{name: self._array(patterns) for name, patterns in parameters(forward, pool).items()},
-            **shapes(pool.row),
-            **options,
-        }
-        names = _names(forward)
-        self.threads = "threads" in names
-        self._accumulates = self._backward is not None and "accumulate" in _names(self._backward)
+        self._signature = Signature(forward)
+        self._backward_signature = Signature(self._backward, 2) if self._backward else None
+        values = {name: self._array(patterns) for name, patterns in parameters(self._signature.names, pool).items()}
+        self._options = dict(options)
+        self._given = {**values, **shapes(pool.row), **options}
+        self.threads = "threads" in self._signature.names
 
     def _run(self, pieces: Sequence[Piece], call: Call) -> Outcome:
         given = {**self._given, "threads": call.threads} if self.threads else self._given
         rows: dict[str, list[Bits]] = {}
         sums: list[tuple[Any, ...]] = []
-        partial = self._partial() if call.pieces and self._accumulates else None
+        backward = self._backward_signature
+        partial = self._partial() if call.pieces and backward and "accumulate" in backward.names else None
         for piece in pieces:
             x, dy = self._array(piece.x), self._array(piece.dy)
-            keywords = supply(self._forward, given)
+            keywords = self._signature.supply(given) | self._options
             rows.setdefault("y", []).append(self._bits(self._forward(x, **keywords), x.shape))
-            if self._backward is None or not call.gradients:
+            if self._backward is None or backward is None or not call.gradients:
                 continue
             extra = {"mask": np.reshape(piece.real, x.shape[: x.ndim - len(self.pool.row)])}
             wanted = {"accumulate": partial} if partial is not None else {"dweight": True, "dbias": True}
-            dx, *sums_of_piece = _tuple(self._backward(dy, x, **supply(self._backward, given | extra | wanted, 2)))
+            dx, *sums_of_piece = _tuple(self._backward(dy, x, **backward.supply(given | extra | wanted)))
             rows.setdefault("dx", []).append(self._bits(dx, x.shape))
             sums.append(tuple(sums_of_piece))
         if partial is not None:
@@ -137,9 +136,8 @@ def checked(dtype: str, found: tuple[int, ...], expected: tuple[int, ...]) -> An
     return FORMATS[dtype]
 
 
-def parameters(function: Callable[..., Any], pool: Pool) -> dict[str, Patterns]:
-    """A weight near 1 and a bias near 0, in x's type, for a function that has parameters of these names."""
-    names = _names(function)
+def parameters(names: Sequence[str], pool: Pool) -> dict[str, Patterns]:
+    """A weight near 1 and a bias near 0, in x's type, where there are parameters of these names."""
     whole = len(pool.row) == 1 or "normalized_shape" in names
     shape = pool.row if whole else pool.row[:1]  # of each element of a row, or of each channel
     rng = np.random.default_rng(0)
@@ -154,24 +152,35 @@ def shapes(row: tuple[int, ...]) -> dict[str, Any]:
     return {"normalized_shape": row} | channels | dict.fromkeys(("hidden", "hidden_size", "d_model"), count)
 
 
-def supply(function: Callable[..., Any], given: Mapping[str, Any], arrays: int = 1) -> dict[str, Any]:
-    """The keywords among those given that a function has a parameter for, after its first ones: x, or dy and x.
+class Signature:
+    """What a function has parameters for, besides its first ones: x, or dy and x. Read once, since it takes long.
 
-    Raises
-    ------
-    AuditError
-        Where a parameter has neither a value nor a default.
+    A function without a signature, as some of C have none, is taken to have no further parameters.
     """
-    try:
-        wanted = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return {}
-    named = [p for p in wanted if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)][arrays:]
-    missing = [p.name for p in named if p.default is p.empty and p.name not in given]
-    if missing:
-        needs = ", ".join(missing)
-        raise AuditError(f"{name_of(function)} needs {needs}: give it as an option, or wrap it in a function of x")
-    return {p.name: given[p.name] for p in named if p.name in given}
+
+    def __init__(self, function: Callable[..., Any], arrays: int = 1) -> None:
+        self._function = function
+        try:
+            wanted = list(inspect.signature(function).parameters.values())
+        except (TypeError, ValueError):
+            wanted = []
+        named = [p for p in wanted if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)][arrays:]
+        self.names = [p.name for p in named]
+        self._required = [p.name for p in named if p.default is p.empty]
+
+    def supply(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The keywords among those given that there is a parameter for.
+
+        Raises
+        ------
+        AuditError
+            Where a parameter has neither a value nor a default.
+        """
+        missing = ", ".join(name for name in self._required if name not in given)
+        if missing:
+            name = name_of(self._function)
+            raise AuditError(f"{name} needs {missing}: give it as an option, or wrap it in a function of x")
+        return {name: given[name] for name in self.names if name in given}
 
 
 def name_of(target: Any) -> str:
@@ -183,13 +192,6 @@ def name_of(target: Any) -> str:
         if module in (None, "__main__", "builtins")
         else f"{module}.{name}".replace("isonorm._isonorm.", "isonorm.")
     )
-
-
-def _names(function: Callable[..., Any]) -> set[str]:
-    try:
-        return set(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return set()
 
 
 def _own_backward(function: Callable[..., Any]) -> Callable[..., Any] | None:

@@ -13,7 +13,7 @@ import torch
 
 from isonorm._audit.call import Call, Outcome, Piece, Pool
 from isonorm._audit.memory import Bits, Patterns
-from isonorm._audit.subject import AuditError, Subject, checked, parameters, shapes, supply
+from isonorm._audit.subject import AuditError, Signature, Subject, checked, parameters, shapes
 
 
 class TorchSubject(Subject):
@@ -32,15 +32,20 @@ class TorchSubject(Subject):
         super().__init__(pool)
         if inspect.isclass(target):
             target = _instance(target, pool, options)
+            options = {}
         if isinstance(target, torch.nn.Module):
+            if options:
+                raise AuditError(
+                    f"a module takes no options, but {', '.join(options)} was given: give them to its class"
+                )
             module = copy.deepcopy(target).to("cpu", getattr(torch, pool.dtype)).requires_grad_()
             self._forward: Callable[[torch.Tensor], Any] = module
             self._parameters = dict(module.named_parameters())
         else:
-            self._parameters = {
-                name: self._tensor(value).requires_grad_() for name, value in parameters(target, pool).items()
-            }
-            keywords = supply(target, {**self._parameters, **shapes(pool.row), **options})
+            signature = Signature(target)
+            values = parameters(signature.names, pool)
+            self._parameters = {name: self._tensor(value).requires_grad_() for name, value in values.items()}
+            keywords = signature.supply({**self._parameters, **shapes(pool.row), **options}) | dict(options)
             self._forward = lambda x: target(x, **keywords)
 
     def _run(self, pieces: Sequence[Piece], call: Call) -> Outcome:
@@ -91,9 +96,9 @@ def _bits(tensor: Any, shape: Sequence[int]) -> Bits:
 def _instance(cls: type, pool: Pool, options: Mapping[str, Any]) -> Any:
     """A module of a class; what it is given goes by the parameters' names, else first comes the shape of a row."""
     row = pool.row[0] if len(pool.row) == 1 else pool.row
-    given = {**shapes(pool.row), "dim": row, "normalized_shape": row, **options}
+    given = {**shapes(pool.row), "dim": row, "normalized_shape": row}
     wanted = list(inspect.signature(cls).parameters.values())
     keywords = {p.name: given[p.name] for p in wanted if p.name in given}
-    if keywords.keys() & (given.keys() - options.keys()):
-        return cls(**keywords)
-    return cls(row, **keywords)
+    if keywords:
+        return cls(**{**keywords, **options})
+    return cls(row, **options)
