@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import os
 import platform
 from collections.abc import Sequence
@@ -188,11 +187,13 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def environment(seed: int) -> dict[str, Any]:
     """Where and when an audit is made."""
+    from importlib import metadata  # takes as long to import as the rest of this package
+
     versions = {"isonorm": __version__}
     for package in ("numpy", "torch", "transformers"):
         try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
             continue
     return {
         "versions": versions,
