@@ -139,9 +139,11 @@ def test_the_examples_of_the_documentation():
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_documentation_names_every_parameter(name):
     function = getattr(isonorm, name)
-    for section in ("Parameters", "Returns", "Raises", "References", "Examples"):
-        assert f"\n{section}\n---" in function.__doc__, section
-    described = function.__doc__.split("Returns\n")[0]
+    documentation = inspect.getdoc(function)
+    papers = () if name.startswith("audit") else ("References",)
+    for section in ("Parameters", "Returns", "Raises", *papers, "Examples"):
+        assert f"\n{section}\n---" in documentation, section
+    described = documentation.split("Returns\n")[0]
     for parameter in inspect.signature(function).parameters:
         assert parameter in described, parameter
 

@@ -12,6 +12,9 @@ array([[0.46291   , 0.92582   , 1.38873   ],
        [0.78954196, 0.98692745, 1.1843129 ]], dtype=float32)
 """
 
+from isonorm._audit import AuditError, audit
+from isonorm._audit.models import ModelReport, audit_model
+from isonorm._audit.report import Report
 from isonorm._isonorm import (
     Partial,
     Stats,
@@ -31,11 +34,16 @@ from isonorm._isonorm import (
 )
 
 __all__ = [
+    "AuditError",
+    "ModelReport",
     "Partial",
+    "Report",
     "Stats",
     "__version__",
     "add_rms_norm",
     "add_rms_norm_backward",
+    "audit",
+    "audit_model",
     "batch_norm",
     "batch_norm_backward",
     "group_norm",
