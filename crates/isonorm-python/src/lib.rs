@@ -4,6 +4,7 @@
 use pyo3::prelude::*;
 
 mod numpy;
+mod torch;
 
 #[pymodule]
 mod _isonorm {
@@ -12,6 +13,7 @@ mod _isonorm {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-        numpy::register(module)
+        numpy::register(module)?;
+        torch::register(module)
     }
 }
