@@ -28,6 +28,7 @@ pub(super) fn register(path: &str) -> Result<(), Failure> {
     call!(aoti_torch_library_init_impl(namespace, c"CPU".as_ptr(), file, 0, &mut kernels))?;
     let library = Library { schemas, kernels };
     library.add::<row_ops::RmsNorm>()?;
+    library.add::<row_ops::LlamaRmsNorm>()?;
     library.add::<row_ops::LayerNorm>()?;
     library.add::<row_ops::AnyRowNorm>()?;
     library.add::<row_ops::RowNormOut>()?;

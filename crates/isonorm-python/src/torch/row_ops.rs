@@ -1,4 +1,5 @@
-//! The operators over rows.
+//! The operators over rows. The dispatcher takes some 0.2 us for each argument, so the common calls have operators of
+//! few arguments of their own.
 
 use std::ffi::CStr;
 
@@ -14,13 +15,28 @@ use super::tensor::{Tensor, TensorMut};
 pub(super) struct RmsNorm;
 
 impl Kernel for RmsNorm {
-    const SCHEMA: &CStr = c"rms_norm(Tensor x, Tensor weight, float eps, float weight_offset, bool llama) -> Tensor";
-    type Arguments = (Tensor, Tensor, f64, f64, bool);
+    const SCHEMA: &CStr = c"rms_norm(Tensor x, Tensor weight, float eps) -> Tensor";
+    type Arguments = (Tensor, Tensor, f64);
     type Results = Tensor;
 
-    fn run((x, weight, eps, weight_offset, llama): Self::Arguments) -> Result<Tensor, Failure> {
+    fn run((x, weight, eps): Self::Arguments) -> Result<Tensor, Failure> {
         let dims = weight.shape()?.sizes.len() as i64;
-        let norm = RowNorm { centered: false, dims, eps, weight_offset, llama };
+        let norm = RowNorm { centered: false, dims, eps, weight_offset: 0.0, llama: false };
+        forward(norm, x, &Params::new(Some(weight), None)?)
+    }
+}
+
+/// The same with the Llama recipe.
+pub(super) struct LlamaRmsNorm;
+
+impl Kernel for LlamaRmsNorm {
+    const SCHEMA: &CStr = c"llama_rms_norm(Tensor x, Tensor weight, float eps) -> Tensor";
+    type Arguments = (Tensor, Tensor, f64);
+    type Results = Tensor;
+
+    fn run((x, weight, eps): Self::Arguments) -> Result<Tensor, Failure> {
+        let dims = weight.shape()?.sizes.len() as i64;
+        let norm = RowNorm { centered: false, dims, eps, weight_offset: 0.0, llama: true };
         forward(norm, x, &Params::new(Some(weight), None)?)
     }
 }

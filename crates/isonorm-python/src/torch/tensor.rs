@@ -20,13 +20,20 @@ const STATS: usize = 5;
 
 const _: () = assert!(size_of::<Stats<f32>>() == STATS * 4 && size_of::<Stats<f64>>() == STATS * 8);
 
-/// A tensor on the CPU, and this handle's share in it.
-pub(super) struct Tensor(Handle);
+/// A tensor on the CPU, and this handle's share in it. What a kernel asks for again and again is asked of libtorch once.
+pub(super) struct Tensor {
+    handle: Handle,
+    dims: usize,
+    sizes: *mut i64,
+    strides: *mut i64,
+    data: *mut c_void,
+    dtype: Result<DType, &'static str>,
+}
 
 impl Drop for Tensor {
     fn drop(&mut self) {
         // The status could only say that the handle is null.
-        let _ = call!(aoti_torch_delete_tensor_object(self.0));
+        let _ = call!(aoti_torch_delete_tensor_object(self.handle));
     }
 }
 
@@ -37,38 +44,44 @@ impl Tensor {
     ///
     /// `handle` is live and nobody else's.
     pub(super) unsafe fn from_handle(handle: Handle) -> Tensor {
-        Tensor(handle)
+        let (mut dims, mut code) = (0, 0);
+        let (mut sizes, mut strides, mut data) = (null_mut(), null_mut(), null_mut());
+        let is_known = call!(aoti_torch_get_dim(handle, &mut dims)).is_ok()
+            && call!(aoti_torch_get_sizes(handle, &mut sizes)).is_ok()
+            && call!(aoti_torch_get_strides(handle, &mut strides)).is_ok()
+            && call!(aoti_torch_get_data_ptr(handle, &mut data)).is_ok()
+            && call!(aoti_torch_get_dtype(handle, &mut code)).is_ok();
+        let dtype = match shim().dtypes.iter().find(|(known, _)| *known == code) {
+            _ if !is_known => Err("isonorm: a tensor is not a plain one with strides and memory of its own"),
+            Some((_, dtype)) => Ok(*dtype),
+            None => Err("isonorm: tensors are float32, float64, float16 or bfloat16, got another dtype"),
+        };
+        Tensor { handle, dims: dims as usize, sizes, strides, data, dtype }
     }
 
     pub(super) fn into_handle(self) -> Handle {
-        let handle = self.0;
+        let handle = self.handle;
         std::mem::forget(self);
         handle
     }
 
     /// Sizes and strides.
+    #[inline]
     pub(super) fn shape(&self) -> Result<Shape<'_>, Failure> {
-        let (mut dims, mut sizes, mut strides) = (0, null_mut(), null_mut());
-        call!(aoti_torch_get_dim(self.0, &mut dims))?;
-        call!(aoti_torch_get_sizes(self.0, &mut sizes))?;
-        call!(aoti_torch_get_strides(self.0, &mut strides))?;
-        // SAFETY: there are `dims` of them, which live as long as the tensor does.
-        Ok(unsafe { Shape::from_raw(sizes, strides, dims as usize) })
+        self.dtype()?;
+        // SAFETY: libtorch gave them, `dims` of each, and they live as long as the tensor does.
+        Ok(unsafe { Shape::from_raw(self.sizes, self.strides, self.dims) })
     }
 
     /// The storage type, of one that norms have.
+    #[inline]
     pub(super) fn dtype(&self) -> Result<DType, Failure> {
-        let mut code = 0;
-        call!(aoti_torch_get_dtype(self.0, &mut code))?;
-        let found = shim().dtypes.iter().find(|(known, _)| *known == code);
-        let unknown = || Failure::new("isonorm: tensors are float32, float64, float16 or bfloat16, got another dtype");
-        found.map(|(_, dtype)| *dtype).ok_or_else(unknown)
+        self.dtype.map_err(Failure::new)
     }
 
     /// The first element, and how many there are from it to the last, those between rows included.
     fn span(&self, size: usize) -> Result<(*mut c_void, usize), Failure> {
-        let (mut data, len) = (null_mut(), self.shape()?.span());
-        call!(aoti_torch_get_data_ptr(self.0, &mut data))?;
+        let (data, len) = (self.data, self.shape()?.span());
         if len > 0 && data.is_null() {
             return Err(Failure::new("isonorm: a tensor has elements but no memory: its storage was resized or freed"));
         }
@@ -80,9 +93,7 @@ impl Tensor {
 
     /// Whether its memory is where elements of its type can be.
     pub(super) fn is_aligned(&self) -> Result<bool, Failure> {
-        let mut data = null_mut();
-        call!(aoti_torch_get_data_ptr(self.0, &mut data))?;
-        Ok(data.addr().is_multiple_of(self.dtype()?.size()))
+        Ok(self.data.addr().is_multiple_of(self.dtype()?.size()))
     }
 
     /// Its elements, in memory order, and what lies between them.
@@ -121,9 +132,8 @@ impl Tensor {
     /// The bytes between its first element and its last.
     fn bytes(&self) -> Result<Range<usize>, Failure> {
         let size = self.dtype()?.size();
-        let (mut data, len) = (null_mut(), self.shape()?.span());
-        call!(aoti_torch_get_data_ptr(self.0, &mut data))?;
-        Ok(data.addr()..data.addr() + len * size)
+        let (start, len) = (self.data.addr(), self.shape()?.span());
+        Ok(start..start + len * size)
     }
 
     /// Itself, or a copy, with its elements one after another.
@@ -142,7 +152,7 @@ impl Tensor {
     /// A copy whose elements follow one another in the order of `strides`.
     pub(super) fn copied(&self, strides: &[i64]) -> Result<Tensor, Failure> {
         let copy = TensorMut::strided(self.shape()?.sizes, strides, self.dtype()?)?;
-        call!(aoti_torch_copy_(copy.0.0, self.0, 0))?;
+        call!(aoti_torch_copy_(copy.0.handle, self.handle, 0))?;
         Ok(copy.0)
     }
 }
@@ -178,7 +188,8 @@ impl TensorMut {
         let code = shim().dtypes.iter().find(|(_, known)| *known == dtype).map_or(0, |(code, _)| *code);
         let (dims, mut handle) = (sizes.len() as i64, null_mut());
         call!(aoti_torch_empty_strided(dims, sizes.as_ptr(), strides.as_ptr(), code, CPU, 0, &mut handle))?;
-        Ok(TensorMut(Tensor(handle)))
+        // SAFETY: the handle is new.
+        Ok(TensorMut(unsafe { Tensor::from_handle(handle) }))
     }
 
     /// What stands for a result that was not asked for.
@@ -254,7 +265,7 @@ impl TensorMut {
 
     /// Takes the values of `from`.
     pub(super) fn copy_from(&mut self, from: &Tensor) -> Result<(), Failure> {
-        call!(aoti_torch_copy_(self.0.0, from.0, 0))
+        call!(aoti_torch_copy_(self.0.handle, from.handle, 0))
     }
 }
 
