@@ -46,7 +46,7 @@ pub(super) fn register(path: &str) -> Result<(), Failure> {
     library.add::<plane_ops::GroupNorm>()?;
     library.add::<plane_ops::GroupNormOut>()?;
     library.add::<plane_ops::GroupNormBackward>()?;
-    library.add::<plane_ops::MeanVar>()
+    library.add::<plane_ops::InstanceNormRunning>()
 }
 
 struct Library {

@@ -2,7 +2,8 @@
 
 use std::ffi::CStr;
 
-use isonorm::{DType, PlaneIo, Running, StatsRef};
+use half::{bf16, f16};
+use isonorm::{DType, PlaneIo, Running, SliceMut, Stats, StatsRef};
 
 use super::failure::Failure;
 use super::kernel::Kernel;
@@ -189,30 +190,51 @@ impl Kernel for GroupNormBackward {
     }
 }
 
-/// Mean and variance of saved statistics, in the compute type.
-pub(super) struct MeanVar;
+/// The running statistics of InstanceNorm after a batch: they move towards the means over the samples of the samples'
+/// statistics. In f64, sample by sample.
+pub(super) struct InstanceNormRunning;
 
-impl Kernel for MeanVar {
-    const SCHEMA: &CStr = c"mean_var(Tensor stats) -> (Tensor mean, Tensor var)";
-    type Arguments = (Tensor,);
+impl Kernel for InstanceNormRunning {
+    const SCHEMA: &CStr = c"instance_norm_running(Tensor stats, Tensor running_mean, Tensor running_var, \
+        float momentum, SymInt positions) -> (Tensor running_mean_after, Tensor running_var_after)";
+    type Arguments = (Tensor, Tensor, Tensor, f64, i64);
     type Results = [Tensor; 2];
 
-    fn run((stats,): Self::Arguments) -> Result<[Tensor; 2], Failure> {
-        let (dtype, count) = (stats.dtype()?, stats.shape()?.sizes.first().copied().unwrap_or(0));
-        let [mut mean, mut var] = [TensorMut::new(&[count], dtype)?, TensorMut::new(&[count], dtype)?];
-        match (stats.stats()?, mean.slice()?, var.slice()?) {
-            (StatsRef::F32(stats), isonorm::SliceMut::F32(mean), isonorm::SliceMut::F32(var)) => {
-                for (i, stats) in stats.iter().enumerate() {
-                    (mean[i], var[i]) = (stats.mean(), stats.var());
-                }
+    fn run((stats, running_mean, running_var, momentum, positions): Self::Arguments) -> Result<[Tensor; 2], Failure> {
+        let unbiased = positions as f64 / (positions - 1) as f64;
+        let (stats, running) = (stats.stats()?, (running_mean, running_var));
+        let [mut mean, mut var] = [after(&Some(running.0), DType::F32)?, after(&Some(running.1), DType::F32)?];
+        match stats {
+            StatsRef::F32(stats) => {
+                move_towards(mean.slice()?, momentum, stats, |stats| stats.mean().into());
+                move_towards(var.slice()?, momentum, stats, |stats| f64::from(stats.var()) * unbiased);
             }
-            (StatsRef::F64(stats), isonorm::SliceMut::F64(mean), isonorm::SliceMut::F64(var)) => {
-                for (i, stats) in stats.iter().enumerate() {
-                    (mean[i], var[i]) = (stats.mean(), stats.var());
-                }
+            StatsRef::F64(stats) => {
+                move_towards(mean.slice()?, momentum, stats, Stats::mean);
+                move_towards(var.slice()?, momentum, stats, |stats| stats.var() * unbiased);
             }
-            _ => return Err(Failure::new("isonorm: these are no saved statistics")),
         }
         Ok([mean, var].map(TensorMut::into_tensor))
+    }
+}
+
+/// `running` of each channel by the mean of what `value` says of each sample.
+fn move_towards<C>(running: SliceMut<'_>, momentum: f64, stats: &[Stats<C>], value: impl Fn(&Stats<C>) -> f64) {
+    let channels = running.len();
+    let moved = |c: usize, old: f64| {
+        let samples = stats.iter().skip(c).step_by(channels);
+        let count = samples.len() as f64;
+        (1.0 - momentum) * old + momentum * (samples.fold(0.0, |sum, stats| sum + value(stats)) / count)
+    };
+    match running {
+        _ if stats.is_empty() => {}
+        SliceMut::F32(running) => running.iter_mut().enumerate().for_each(|(c, r)| *r = moved(c, (*r).into()) as f32),
+        SliceMut::F64(running) => running.iter_mut().enumerate().for_each(|(c, r)| *r = moved(c, *r)),
+        SliceMut::F16(running) => {
+            running.iter_mut().enumerate().for_each(|(c, r)| *r = f16::from_f64(moved(c, (*r).into())));
+        }
+        SliceMut::Bf16(running) => {
+            running.iter_mut().enumerate().for_each(|(c, r)| *r = bf16::from_f64(moved(c, (*r).into())));
+        }
     }
 }

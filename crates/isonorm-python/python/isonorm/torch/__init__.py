@@ -1,5 +1,32 @@
 """isonorm for PyTorch: norms with the same bits everywhere, as functions and as drop-in modules."""
 
 from isonorm.torch import functional
+from isonorm.torch._accumulate import Accumulation, accumulate
+from isonorm.torch.modules import (
+    AddRMSNorm,
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+    LayerNorm,
+    RMSNorm,
+)
 
-__all__ = ["functional"]
+__all__ = [
+    "Accumulation",
+    "AddRMSNorm",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
+    "LayerNorm",
+    "RMSNorm",
+    "accumulate",
+    "functional",
+]

@@ -40,7 +40,8 @@ def _group_backward(options, needs, grads, inputs, extras):
     return ops.group_norm_backward.default(grads[0], *inputs, extras[0], *options, *needs[1:])
 
 
-_train = Norm(5, 1, _train_forward, _train_backward, _compose_train)
+# The running statistics are moved after the call: its backward pass must not look at them.
+_train = Norm(5, 1, _train_forward, _train_backward, _compose_train, reads=3)
 _eval = Norm(5, 1, _eval_forward, _eval_backward, _compose.batch_norm_eval)
 _group = Norm(3, 1, _group_forward, _group_backward, _compose.group_norm)
 
@@ -53,15 +54,15 @@ def _function(norm):
         def forward(ctx, options, *inputs):
             results = norm.forward(options, *inputs)
             y, *extras = results if isinstance(results, tuple) else (results,)
-            ctx.options, ctx.inputs = options, len(inputs)
-            ctx.save_for_backward(*inputs, *extras[:1])
+            ctx.options = options
+            ctx.save_for_backward(*norm.read(inputs), *extras[:1])
             ctx.mark_non_differentiable(*extras)
             return results
 
         @staticmethod
         def backward(ctx, dy, *_):
             saved, needs = ctx.saved_tensors, ctx.needs_input_grad[1:]
-            inputs, extras = saved[: ctx.inputs], saved[ctx.inputs :]
+            inputs, extras = saved[: norm.inputs], saved[norm.inputs :]
             if torch.is_grad_enabled():
                 return None, *norm.gradient(ctx.options, needs, (dy,), inputs, extras)
             found = norm.backward(ctx.options, needs, (dy,), inputs, extras)
@@ -119,9 +120,8 @@ def instance_norm_train(x, weight, bias, running_mean, running_var, momentum, ep
     channels = x.shape[1]
     y, stats = _apply(_group, _Group, (channels, eps, weight_offset), x, weight, bias)
     if running_mean is not None and running_var is not None:
-        mean, var = (each.view(-1, channels) for each in ops.mean_var.default(stats))
-        count = x[0, 0].numel()
         with torch.no_grad():
-            running_mean.mul_(1 - momentum).add_(mean.mean(0), alpha=momentum)
-            running_var.mul_(1 - momentum).add_(var.mean(0), alpha=momentum * count / (count - 1))
+            after = ops.instance_norm_running.default(stats, running_mean, running_var, momentum, x[0, 0].numel())
+            running_mean.copy_(after[0])
+            running_var.copy_(after[1])
     return y

@@ -54,11 +54,13 @@ class Norm:
 
     `forward(options, *inputs)` returns the outputs and then what its backward pass needs besides (`extras`);
     `backward(options, needs, grads, inputs, extras)` the gradients of the inputs, of those that `needs` names;
-    `compose(*inputs, *options)` the outputs as a composition. The first `outputs` of forward's are differentiable.
+    `compose(*inputs, *options)` the outputs as a composition. The first `outputs` of forward's are differentiable; the
+    backward pass reads the first `reads` inputs, and gets None for the others.
     """
 
-    def __init__(self, inputs, outputs, forward, backward, compose):
+    def __init__(self, inputs, outputs, forward, backward, compose, reads=None):
         self.inputs, self.outputs, self.forward, self.backward = inputs, outputs, forward, backward
+        self.reads = inputs if reads is None else reads
         self.compose = compose
         self._norm, self._gradient = _norm_function(self), _gradient_function(self)
 
@@ -69,6 +71,10 @@ class Norm:
     def gradient(self, options, needs, grads, inputs, extras):
         """The gradients of the inputs, differentiable themselves."""
         return self._gradient.apply(options, needs, *grads, *inputs, *extras)
+
+    def read(self, inputs):
+        """The inputs as the backward pass gets them."""
+        return *inputs[: self.reads], *[None] * (self.inputs - self.reads)
 
     def composed(self, options):
         return lambda *inputs: self.compose(*inputs, *options)
@@ -87,6 +93,7 @@ def _norm_function(norm):
             extras = results[norm.outputs :]
             ctx.options, ctx.results = options, len(results)
             ctx.mark_non_differentiable(*extras)
+            tensors = norm.read(tensors)
             ctx.save_for_backward(*tensors, *extras)
             ctx.save_for_forward(*tensors)
 
