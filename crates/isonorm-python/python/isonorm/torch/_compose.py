@@ -4,6 +4,8 @@ Values come from isonorm's operators; these give the derivatives that the operat
 (double backward) and along tangents (forward mode).
 """
 
+import math
+
 import torch
 
 
@@ -63,7 +65,8 @@ def batch_norm_eval(x, weight, bias, running_mean, running_var, eps, weight_offs
 
 def group_norm(x, weight, bias, groups, eps, weight_offset):
     """GroupNorm, and InstanceNorm with as many groups as channels."""
-    x_hat = x.to(_compute_dtype(x)).reshape(x.shape[0], groups, -1)
+    samples, channels, *spatial = x.shape
+    x_hat = x.to(_compute_dtype(x)).reshape(samples, groups, channels // groups * math.prod(spatial))
     x_hat = x_hat - x_hat.mean(-1, keepdim=True)
     x_hat = x_hat * torch.rsqrt(x_hat.square().mean(-1, keepdim=True) + eps)
     return _planes(x, x_hat.reshape(x.shape), weight, bias, weight_offset)

@@ -233,6 +233,10 @@ def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5, *, weight_of
         raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {input.dim()}")
     if num_groups <= 0:
         raise RuntimeError(f"Expected num groups to be greater than 0, got {num_groups}")
+    if input.shape[1] == 0:
+        raise RuntimeError(f"Expected number of channels to be greater than 0, got input of shape {list(input.shape)}")
+    if 0 in input.shape[2:]:
+        raise RuntimeError(f"Expected HxW to be greater than 0, got input of shape {list(input.shape)}")
     if input.shape[1] % num_groups:
         raise RuntimeError(
             "Expected number of channels in input to be divisible by num_groups, but got input of shape "
