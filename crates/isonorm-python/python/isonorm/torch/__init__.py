@@ -14,6 +14,7 @@ from isonorm.torch.modules import (
     LayerNorm,
     RMSNorm,
 )
+from isonorm.torch.patching import Report, patch, unpatch
 
 __all__ = [
     "Accumulation",
@@ -27,6 +28,9 @@ __all__ = [
     "InstanceNorm3d",
     "LayerNorm",
     "RMSNorm",
+    "Report",
     "accumulate",
     "functional",
+    "patch",
+    "unpatch",
 ]

@@ -237,6 +237,8 @@ def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5, *, weight_of
         raise RuntimeError(f"Expected number of channels to be greater than 0, got input of shape {list(input.shape)}")
     if 0 in input.shape[2:]:
         raise RuntimeError(f"Expected HxW to be greater than 0, got input of shape {list(input.shape)}")
+    if input.numel() == num_groups:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.size()}")
     if input.shape[1] % num_groups:
         raise RuntimeError(
             "Expected number of channels in input to be divisible by num_groups, but got input of shape "
