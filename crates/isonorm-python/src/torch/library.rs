@@ -33,6 +33,8 @@ pub(super) fn register(path: &str) -> Result<(), Failure> {
     library.add::<row_ops::AnyRowNorm>()?;
     library.add::<row_ops::RowNormOut>()?;
     library.add::<row_ops::RowNormBackward>()?;
+    library.add::<row_ops::RmsNormBackward>()?;
+    library.add::<row_ops::LayerNormBackward>()?;
     library.add::<row_ops::AddRmsNorm>()?;
     library.add::<row_ops::AddRmsNormInPlace>()?;
     library.add::<row_ops::AddRmsNormBackward>()?;

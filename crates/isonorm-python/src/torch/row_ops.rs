@@ -71,7 +71,7 @@ impl Kernel for AnyRowNorm {
     }
 }
 
-fn forward(norm: RowNorm, x: Tensor, params: &Params) -> Result<Tensor, Failure> {
+pub(super) fn forward(norm: RowNorm, x: Tensor, params: &Params) -> Result<Tensor, Failure> {
     let (hidden, x) = (norm.hidden(&x, params)?, norm.readable(x)?);
     let mut y = TensorMut::new(x.shape()?.sizes, x.dtype()?)?;
     let view = View::of(&x, norm.dims)?;
@@ -130,25 +130,67 @@ impl Kernel for RowNormBackward {
     type Results = [Tensor; 3];
 
     fn run(arguments: Self::Arguments) -> Result<[Tensor; 3], Failure> {
-        let (dy, x, weight, bias, dims, centered, eps, weight_offset, llama, wants_dweight, wants_dbias) = arguments;
+        let (dy, x, weight, bias, dims, centered, eps, weight_offset, llama, dweight, dbias) = arguments;
         let norm = RowNorm { centered, dims, eps, weight_offset, llama };
-        let params = Params::new(weight, bias)?;
-        let (hidden, dy, x) = (norm.hidden(&x, &params)?, norm.readable(dy)?, norm.readable(x)?);
-        let dtype = x.dtype()?;
-        let mut dx = TensorMut::new(x.shape()?.sizes, dtype)?;
-        let mut dweight = gradient(&params.weight, wants_dweight, dtype)?;
-        let mut dbias = gradient(&params.bias, wants_dbias, dtype)?;
-        let views = [View::of(&x, dims)?, View::of(&dy, dims)?];
-        let mut io = BackwardIo::new(views[0].rows(), views[1].rows(), dx.slice()?);
-        if wants_dweight && params.weight.is_some() {
-            io = io.dweight(dweight.slice()?);
-        }
-        if wants_dbias && params.bias.is_some() {
-            io = io.dbias(dbias.slice()?);
-        }
-        norm.norm(hidden, &params, cpu())?.backward(io)?;
-        Ok([dx, dweight, dbias].map(TensorMut::into_tensor))
+        backward(norm, dy, x, &Params::new(weight, bias)?, [dweight, dbias])
     }
+}
+
+/// All gradients of RMSNorm with a weight.
+pub(super) struct RmsNormBackward;
+
+impl Kernel for RmsNormBackward {
+    const SCHEMA: &CStr =
+        c"rms_norm_backward(Tensor dy, Tensor x, Tensor weight, float eps, bool llama) -> (Tensor dx, Tensor dweight)";
+    type Arguments = (Tensor, Tensor, Tensor, f64, bool);
+    type Results = [Tensor; 2];
+
+    fn run((dy, x, weight, eps, llama): Self::Arguments) -> Result<[Tensor; 2], Failure> {
+        let dims = weight.shape()?.sizes.len() as i64;
+        let norm = RowNorm { centered: false, dims, eps, weight_offset: 0.0, llama };
+        let [dx, dweight, _] = backward(norm, dy, x, &Params::new(Some(weight), None)?, [true, false])?;
+        Ok([dx, dweight])
+    }
+}
+
+/// All gradients of LayerNorm with weight and bias.
+pub(super) struct LayerNormBackward;
+
+impl Kernel for LayerNormBackward {
+    const SCHEMA: &CStr = c"layer_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor bias, float eps) \
+        -> (Tensor dx, Tensor dweight, Tensor dbias)";
+    type Arguments = (Tensor, Tensor, Tensor, Tensor, f64);
+    type Results = [Tensor; 3];
+
+    fn run((dy, x, weight, bias, eps): Self::Arguments) -> Result<[Tensor; 3], Failure> {
+        let dims = weight.shape()?.sizes.len() as i64;
+        let norm = RowNorm { centered: true, dims, eps, weight_offset: 0.0, llama: false };
+        backward(norm, dy, x, &Params::new(Some(weight), Some(bias))?, [true, true])
+    }
+}
+
+fn backward(
+    norm: RowNorm,
+    dy: Tensor,
+    x: Tensor,
+    params: &Params,
+    [wants_dweight, wants_dbias]: [bool; 2],
+) -> Result<[Tensor; 3], Failure> {
+    let (hidden, dy, x) = (norm.hidden(&x, params)?, norm.readable(dy)?, norm.readable(x)?);
+    let dtype = x.dtype()?;
+    let mut dx = TensorMut::new(x.shape()?.sizes, dtype)?;
+    let mut dweight = gradient(&params.weight, wants_dweight, dtype)?;
+    let mut dbias = gradient(&params.bias, wants_dbias, dtype)?;
+    let views = [View::of(&x, norm.dims)?, View::of(&dy, norm.dims)?];
+    let mut io = BackwardIo::new(views[0].rows(), views[1].rows(), dx.slice()?);
+    if wants_dweight && params.weight.is_some() {
+        io = io.dweight(dweight.slice()?);
+    }
+    if wants_dbias && params.bias.is_some() {
+        io = io.dbias(dbias.slice()?);
+    }
+    norm.norm(hidden, params, cpu())?.backward(io)?;
+    Ok([dx, dweight, dbias].map(TensorMut::into_tensor))
 }
 
 /// RMSNorm of the sum of x and a residual, which is kept in the residual's type.

@@ -60,11 +60,15 @@ shim! {
     required aoti_torch_get_strides: fn(Handle, *mut *mut i64) -> Status;
     required aoti_torch_get_dtype: fn(Handle, *mut i32) -> Status;
     required aoti_torch_empty_strided: fn(i64, *const i64, *const i64, i32, i32, i32, *mut Handle) -> Status;
+    required aoti_torch_get_device_type: fn(Handle, *mut i32) -> Status;
+    required aoti_torch_grad_mode_is_enabled: fn() -> bool;
     required aoti_torch_copy_: fn(Handle, Handle, i32) -> Status;
     optional torch_delete_stable_ivalue: fn(*mut u64) -> Status;
     optional torch_parallel_for:
         fn(i64, i64, i64, unsafe extern "C" fn(i64, i64, *mut c_void), *mut c_void) -> Status;
     optional torch_get_num_threads: fn(*mut u32) -> Status;
+    optional torch_tensor_from_pyobject: fn(*mut c_void, *mut Handle) -> Status;
+    optional torch_tensor_to_pyobject: fn(Handle, *mut c_void, *mut *mut c_void) -> Status;
     optional torch_exception_get_what_without_backtrace: fn() -> *const c_char;
 }
 
@@ -88,6 +92,11 @@ static SHIM: OnceLock<Shim> = OnceLock::new();
 /// The functions, for kernels, which libtorch calls only after [`load`].
 pub(super) fn shim() -> &'static Shim {
     SHIM.get().expect("kernels are registered after the functions are found")
+}
+
+/// Whether there are functions.
+pub(super) fn is_loaded() -> bool {
+    SHIM.get().is_some()
 }
 
 /// Finds the functions in the library at `path`, which is loaded already and stays so.

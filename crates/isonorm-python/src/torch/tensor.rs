@@ -59,6 +59,10 @@ impl Tensor {
         Tensor { handle, dims: dims as usize, sizes, strides, data, dtype }
     }
 
+    pub(super) fn handle(&self) -> Handle {
+        self.handle
+    }
+
     pub(super) fn into_handle(self) -> Handle {
         let handle = self.handle;
         std::mem::forget(self);

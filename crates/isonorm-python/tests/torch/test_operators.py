@@ -40,6 +40,8 @@ def samples():
     yield ops.row_norm.default, (x, param((3, 16)), None, 2, *rms[1:])
     yield ops.row_norm.out, (x, w, b, *row), dict(out=torch.empty_like(x))
     yield ops.row_norm_backward.default, (x, x, w, b, *row, True, True)
+    yield ops.rms_norm_backward.default, (x, strided, w, 1e-5, True)
+    yield ops.layer_norm_backward.default, (x, x, w, b, 1e-5)
     yield ops.row_norm_backward.default, (x, strided, None, b, *row, True, False)
     yield ops.add_rms_norm.default, (x.bfloat16(), x, w, 1, *rms[2:])
     yield ops.add_rms_norm_.default, (x.clone(), rows(), w, 1, *rms[2:])

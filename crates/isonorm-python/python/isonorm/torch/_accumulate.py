@@ -103,7 +103,7 @@ class _RowNormPartial(Function):
 def row_norm(norm, x, weight, bias, options):
     """A call of `norm` while gradients are accumulated: its own or others'."""
     if norm not in active or not torch.is_grad_enabled():
-        return _rows.layer_norm(x, weight, bias, options)
+        return _rows.row_norm(x, weight, bias, options)
     return _RowNormPartial.apply(x, weight, bias, options, active[norm])
 
 

@@ -13,9 +13,15 @@ def _libtorch():
     return os.path.join(os.path.dirname(torch.__file__), "lib", names.get(sys.platform, "libtorch_cpu.so"))
 
 
-_isonorm.register_torch(_libtorch())
+#: Whether this torch lets a call go around its dispatcher (2.14 and later do).
+has_short_cut = _isonorm.register_torch(_libtorch())
 
 ops = torch.ops.isonorm
+
+
+def direct(operator):
+    """What an operator calls in the end: a call of it takes 0.2 us less, but tracers know the operator alone."""
+    return operator._op
 
 
 # What follows tells FakeTensor, meta tensors, torch.export and torch.compile what an operator returns.
@@ -76,6 +82,16 @@ def _(x, weight, bias, dims, centered, eps, weight_offset, llama, *, out):
 @torch.library.register_fake("isonorm::row_norm_backward")
 def _(dy, x, weight, bias, dims, centered, eps, weight_offset, llama, dweight, dbias):
     return _rows_like(x, dims, weight, bias), _gradient(weight, dweight, x), _gradient(bias, dbias, x)
+
+
+@torch.library.register_fake("isonorm::rms_norm_backward")
+def _(dy, x, weight, eps, llama):
+    return _rows_like(x, weight.dim(), weight), torch.empty_like(weight)
+
+
+@torch.library.register_fake("isonorm::layer_norm_backward")
+def _(dy, x, weight, bias, eps):
+    return _rows_like(x, weight.dim(), weight), torch.empty_like(weight), torch.empty_like(bias)
 
 
 @torch.library.register_fake("isonorm::row_norm_backward_partial")

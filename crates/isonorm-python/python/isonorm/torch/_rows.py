@@ -4,15 +4,15 @@ Options are a tuple: `(dims, centered, eps, weight_offset, llama)`, of the add w
 """
 
 import torch
+from torch import is_grad_enabled
 from torch.autograd import Function, forward_ad
+from torch.compiler import is_compiling
 
+from isonorm import _isonorm
 from isonorm.torch import _compose
-from isonorm.torch._library import ops
-from isonorm.torch._transforms import Norm, are_active
+from isonorm.torch._library import direct, has_short_cut, ops
+from isonorm.torch._transforms import Norm, are_active, is_transformed
 
-_rms_norm = ops.rms_norm.default
-_llama_rms_norm = ops.llama_rms_norm.default
-_layer_norm = ops.layer_norm.default
 _row_norm = ops.row_norm.default
 _row_norm_out = ops.row_norm.out
 _row_norm_backward = ops.row_norm_backward.default
@@ -20,19 +20,49 @@ _add_rms_norm = ops.add_rms_norm.default
 _add_rms_norm_backward = ops.add_rms_norm_backward.default
 
 
+def short_cut(x, shape, weight, bias, centered, eps, weight_offset, llama):
+    """The whole call, if nothing is at work that must see an operator, autograd above all; else None."""
+    if weight is None or not has_short_cut or is_grad_enabled() or is_compiling():
+        return None
+    return _isonorm.torch_row_norm(x, shape, weight, bias, centered, eps, weight_offset, llama)
+
+
+class _Short:
+    """The operators of few arguments, for the common calls."""
+
+    def __init__(self, through):
+        self.rms_norm, self.llama_rms_norm = through(ops.rms_norm.default), through(ops.llama_rms_norm.default)
+        self.layer_norm = through(ops.layer_norm.default)
+        self.rms_norm_backward = through(ops.rms_norm_backward.default)
+        self.layer_norm_backward = through(ops.layer_norm_backward.default)
+
+
+_eager, _traced = _Short(direct), _Short(lambda operator: operator)
+
+
 def _forward(options, x, weight, bias):
     """The operator with the fewest arguments that computes this."""
     _, centered, eps, weight_offset, llama = options
+    short = _traced if is_compiling() else _eager
     if weight is not None and weight_offset == 0.0:
         if not centered and bias is None:
-            return _llama_rms_norm(x, weight, eps) if llama else _rms_norm(x, weight, eps)
+            return short.llama_rms_norm(x, weight, eps) if llama else short.rms_norm(x, weight, eps)
         if centered and bias is not None:
-            return _layer_norm(x, weight, bias, eps)
+            return short.layer_norm(x, weight, bias, eps)
     return _row_norm(x, weight, bias, *options)
 
 
 def _backward(options, needs, grads, inputs, extras):
+    """The same, of the gradients; there may be more of them than are needed."""
     _, dweight, dbias = needs
+    x, weight, bias = inputs
+    _, centered, eps, weight_offset, llama = options
+    if dweight and weight_offset == 0.0:
+        short = _traced if is_compiling() else _eager
+        if not centered and bias is None:
+            return *short.rms_norm_backward(grads[0], x, weight, eps, llama), None
+        if centered and dbias:
+            return short.layer_norm_backward(grads[0], x, weight, bias, eps)
     return _row_norm_backward(grads[0], *inputs, *options, dweight, dbias)
 
 
@@ -49,31 +79,26 @@ class _RowNorm(Function):
 
     @staticmethod
     def backward(ctx, dy):
-        inputs, (dx, dweight, dbias, _) = ctx.saved_tensors, ctx.needs_input_grad
-        if torch.is_grad_enabled():
-            return *_norm.gradient(ctx.options, (dx, dweight, dbias), (dy,), inputs, ()), None
-        found = _row_norm_backward(dy, *inputs, *ctx.options, dweight, dbias)
-        return found[0], found[1] if dweight else None, found[2] if dbias else None, None
+        inputs, needs = ctx.saved_tensors, ctx.needs_input_grad[:3]
+        if is_grad_enabled():
+            return *_norm.gradient(ctx.options, needs, (dy,), inputs, ()), None
+        dx, dweight, dbias = _backward(ctx.options, needs, (dy,), inputs, ())
+        return dx, dweight if needs[1] else None, dbias if needs[2] else None, None
 
 
 def _requires_grad(*tensors):
     return any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
-def rms_norm(x, weight, options):
-    """RMSNorm without a bias: the call that has to be short."""
-    if forward_ad._current_level >= 0 or are_active():
-        return _norm.apply(options, x, weight, None)
-    if torch.is_grad_enabled() and (x.requires_grad or (weight is not None and weight.requires_grad)):
-        return _RowNorm.apply(x, weight, None, options)
-    return _forward(options, x, weight, None)
-
-
-def layer_norm(x, weight, bias, options):
+def row_norm(x, weight, bias, options):
     """Either norm, with whatever parameters there are."""
-    if are_active():
+    if is_transformed() or forward_ad._current_level >= 0:
         return _norm.apply(options, x, weight, bias)
-    if torch.is_grad_enabled() and _requires_grad(x, weight, bias):
+    if is_grad_enabled() and (
+        x.requires_grad
+        or (weight is not None and weight.requires_grad)
+        or (bias is not None and bias.requires_grad)
+    ):
         return _RowNorm.apply(x, weight, bias, options)
     return _forward(options, x, weight, bias)
 
@@ -88,7 +113,7 @@ def out(x, weight, bias, options, out):
 
 def refuse_grad(*tensors):
     """As torch does for every function with `out=`."""
-    if torch.is_grad_enabled() and _requires_grad(*tensors):
+    if is_grad_enabled() and _requires_grad(*tensors):
         raise RuntimeError(
             "isonorm: functions with out=... arguments don't support automatic differentiation, but one of the "
             "arguments requires grad."
@@ -99,7 +124,7 @@ def refuse_grad(*tensors):
 
 def written(*tensors):
     """Tells autograd that these have other values now. In a traced graph the tracer knows it from the schema."""
-    if not torch.compiler.is_compiling():
+    if not is_compiling():
         for tensor in tensors:
             if not tensor.is_inference():
                 torch.autograd.graph.increment_version(tensor)
@@ -142,7 +167,7 @@ class _AddRmsNorm(Function):
             return None, None, None, None
         if dy is None:
             dy = torch.zeros(r.shape, dtype=ctx.x_dtype, device=r.device)
-        if torch.is_grad_enabled():
+        if is_grad_enabled():
             return *_add_differentiable(ctx, dy, dr, r, weight), None
         dx, dresidual, dweight = _add_gradients(ctx.options, needs[2], dy, dr, r, weight, ctx.x_dtype)
         return dx, dresidual, dweight if needs[2] else None, None
@@ -162,7 +187,7 @@ def add_rms_norm(x, residual, weight, options):
     """RMSNorm of the sum, and the sum."""
     if are_active():
         return _add_norm.apply(options, x, residual, weight)
-    if torch.is_grad_enabled() and _requires_grad(x, residual, weight):
+    if is_grad_enabled() and _requires_grad(x, residual, weight):
         return _AddRmsNorm.apply(x, residual, weight, options)
     return _add_rms_norm(x, residual, weight, *options)
 

@@ -7,14 +7,15 @@ kernel for is the derivative of a composition (`_compose.py`).
 import torch
 from torch.autograd import forward_ad
 
-_functorch_is_active = getattr(torch._C, "_are_functorch_transforms_active", None) or (
+#: Whether a transform of torch.func is at work.
+is_transformed = getattr(torch._C, "_are_functorch_transforms_active", None) or (
     lambda: torch._C._functorch.peek_interpreter_stack() is not None
 )
 
 
 def are_active():
     """Whether a transform of torch.func, or forward mode, is at work."""
-    return _functorch_is_active() or forward_ad._current_level >= 0
+    return is_transformed() or forward_ad._current_level >= 0
 
 
 def _vjp(compose, inputs, grads):

@@ -44,9 +44,9 @@ def _dims(input, normalized_shape, **params):
     return len(shape)
 
 
-def _eps(eps, input):
+def _eps(input):
     """RMSNorm's default, as torch's: the smallest step from 1 in the type that is computed in."""
-    return (2.0**-52 if input.dtype == torch.float64 else 2.0**-23) if eps is None else eps
+    return 2.0**-52 if input.dtype == torch.float64 else 2.0**-23
 
 
 def rms_norm(input, normalized_shape, weight=None, eps=None, *, recipe="torch", weight_offset=0.0, out=None):
@@ -74,14 +74,21 @@ def rms_norm(input, normalized_shape, weight=None, eps=None, *, recipe="torch", 
         >>> isonorm.torch.functional.rms_norm(x, (2,), torch.tensor([1.0, 2.0]), eps=0.0)
         tensor([[0.8485, 2.2627]])
     """
-    if weight is not None and len(normalized_shape) == 1 and weight.shape == (normalized_shape[0],):
-        dims = 1  # the operator compares weight and input
+    if eps is None:
+        eps = _eps(input)
+    llama = recipe != "torch" and _is_llama(recipe)
+    if out is None:
+        y = _rows.short_cut(input, normalized_shape, weight, None, False, eps, weight_offset, llama)
+        if y is not None:
+            return y
+    if weight is not None and weight.shape == normalized_shape:
+        dims = len(normalized_shape)  # the operator compares weight and input
     else:
         dims = _dims(input, normalized_shape, weight=weight)
-    options = (dims, False, _eps(eps, input), weight_offset, recipe != "torch" and _is_llama(recipe))
+    options = (dims, False, eps, weight_offset, llama)
     if out is not None:
         return _rows.out(input, weight, None, options, out)
-    return _rows.rms_norm(input, weight, options)
+    return _rows.row_norm(input, weight, None, options)
 
 
 def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5, *, weight_offset=0.0, out=None):
@@ -108,10 +115,18 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5, *, wei
         >>> isonorm.torch.functional.layer_norm(torch.tensor([[1.0, 2.0, 3.0]]), (3,))
         tensor([[-1.2247,  0.0000,  1.2247]])
     """
-    options = (_dims(input, normalized_shape, weight=weight, bias=bias), True, eps, weight_offset, False)
+    if out is None:
+        y = _rows.short_cut(input, normalized_shape, weight, bias, True, eps, weight_offset, False)
+        if y is not None:
+            return y
+    if weight is not None and weight.shape == normalized_shape:
+        dims = len(normalized_shape)  # the operator compares weight, bias and input
+    else:
+        dims = _dims(input, normalized_shape, weight=weight, bias=bias)
+    options = (dims, True, eps, weight_offset, False)
     if out is not None:
         return _rows.out(input, weight, bias, options, out)
-    return _rows.layer_norm(input, weight, bias, options)
+    return _rows.row_norm(input, weight, bias, options)
 
 
 def add_rms_norm(
@@ -143,7 +158,8 @@ def add_rms_norm(
     if input.shape != residual.shape:
         raise RuntimeError(f"residual has shape {list(residual.shape)}, expected {list(input.shape)} as the input has")
     dims = _dims(input, normalized_shape, weight=weight)
-    options = (dims, _eps(eps, residual), weight_offset, recipe != "torch" and _is_llama(recipe))
+    eps = _eps(residual) if eps is None else eps
+    options = (dims, eps, weight_offset, recipe != "torch" and _is_llama(recipe))
     function = _rows.add_rms_norm_ if inplace else _rows.add_rms_norm
     return function(input, residual, weight, options)
 

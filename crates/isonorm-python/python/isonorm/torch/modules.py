@@ -67,11 +67,14 @@ class RMSNorm(nn.RMSNorm):
             functional._dims(x, self.normalized_shape)
         eps = self.eps
         if eps is None:
-            eps = functional._eps(None, x)
+            eps = functional._eps(x)
+        y = _rows.short_cut(x, None, weight, None, False, eps, self.weight_offset, self.recipe == "llama")
+        if y is not None:
+            return y
         options = (len(self.normalized_shape), False, eps, self.weight_offset, self.recipe == "llama")
         if _accumulate.active:
             return _accumulate.row_norm(self, x, weight, None, options)
-        return _rows.rms_norm(x, weight, options)
+        return _rows.row_norm(x, weight, None, options)
 
     def extra_repr(self):
         return super().extra_repr() + _options_repr(self)
@@ -100,8 +103,9 @@ class AddRMSNorm(RMSNorm):
 
     def forward(self, x, residual):
         if _accumulate.active:
-            options = (len(self.normalized_shape), functional._eps(self.eps, residual), self.weight_offset)
-            return _accumulate.add_rms_norm(self, x, residual, self.weight, (*options, self.recipe == "llama"))
+            eps = functional._eps(residual) if self.eps is None else self.eps
+            options = (len(self.normalized_shape), eps, self.weight_offset, self.recipe == "llama")
+            return _accumulate.add_rms_norm(self, x, residual, self.weight, options)
         return functional.add_rms_norm(
             x,
             residual,
@@ -134,10 +138,13 @@ class LayerNorm(nn.LayerNorm):
         weight, bias = self.weight, self.bias
         if weight is None:
             functional._dims(input, self.normalized_shape)
+        y = _rows.short_cut(input, None, weight, bias, True, self.eps, 0.0, False)
+        if y is not None:
+            return y
         options = (len(self.normalized_shape), True, self.eps, 0.0, False)
         if _accumulate.active:
             return _accumulate.row_norm(self, input, weight, bias, options)
-        return _rows.layer_norm(input, weight, bias, options)
+        return _rows.row_norm(input, weight, bias, options)
 
 
 class GroupNorm(nn.GroupNorm):

@@ -92,11 +92,12 @@ def _compute(module, family, x, weight):
     eps = getattr(module, family.eps)
     if eps is None:  # of nn.RMSNorm
         eps = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).eps
-    dims = 1 if weight is None else weight.dim()
-    options = (dims, family.centered, eps, family.weight_offset, family.llama)
-    if family.centered:
-        return _rows.layer_norm(x, weight, getattr(module, "bias", None), options)
-    return _rows.rms_norm(x, weight, options)
+    bias = getattr(module, "bias", None) if family.centered else None
+    options = (family.centered, eps, family.weight_offset, family.llama)
+    y = _rows.short_cut(x, None, weight, bias, *options)
+    if y is not None:
+        return y
+    return _rows.row_norm(x, weight, bias, (1 if weight is None else weight.dim(), *options))
 
 
 def _refusal(module, family):
