@@ -5,10 +5,9 @@
 The matrices between norms are torch's; their gradients are added up by torch, so their last bits do depend on the cut.
 """
 
+import isonorm.torch
 import torch
 from torch import nn
-
-import isonorm.torch
 
 
 class Block(nn.Module):

@@ -8,11 +8,10 @@ import platform
 import statistics
 import time
 
-import torch
-import torch.nn.functional as T
-
 import isonorm.torch
 import isonorm.torch.functional as F
+import torch
+import torch.nn.functional as T
 
 
 def interleaved(contestants, calls, rounds):
@@ -56,7 +55,7 @@ def forward_cells():
         }
         yield f"forward {shape[0]}x{shape[1]} {dtype}, fresh", contestants, calls
         if x.numel() >= 1 << 20:
-            out, mean, rstd = torch.empty_like(x), torch.empty(shape[0], 1), torch.empty(shape[0], 1)
+            out, (mean, rstd) = torch.empty_like(x), torch.empty(2, shape[0], 1, dtype=dtype)
             yield (
                 f"forward {shape[0]}x{shape[1]} {dtype}, preallocated (torch's rms_norm has no out=)",
                 {
@@ -64,7 +63,7 @@ def forward_cells():
                     "torch rms_norm": contestants["torch rms_norm"],
                     "isonorm layer_norm": lambda x=x, s=size, w=weight, b=bias, o=out: F.layer_norm(x, s, w, b, out=o),
                     "torch layer_norm": lambda x=x, s=size, w=weight, b=bias, o=out, m=mean, r=rstd: (
-                        torch.native_layer_norm(x, s, w, b, 1e-5, out=(o, m, r))
+                        torch.ops.aten.native_layer_norm.out(x, s, w, b, 1e-5, out0=o, out1=m, out2=r)
                     ),
                     "copy": lambda x=x, o=out: o.copy_(x),
                 },
@@ -90,7 +89,7 @@ def training_cells():
             alone = {}
             for name, (function, inputs) in functions.items():
                 y = function()
-                alone[name] = lambda y=y, i=inputs: torch.autograd.grad(y, i, dy, retain_graph=True)
+                alone[name] = lambda y=y, i=inputs, d=dy: torch.autograd.grad(y, i, d, retain_graph=True)
             yield f"backward {cell}", alone, calls
 
 

@@ -8,6 +8,7 @@ mod eager;
 mod failure;
 mod kernel;
 mod library;
+mod pages;
 mod partials;
 mod plane_ops;
 mod planes;

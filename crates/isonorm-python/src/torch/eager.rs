@@ -6,12 +6,12 @@
 use std::ffi::c_void;
 use std::ptr::null_mut;
 
+use arrayvec::ArrayVec;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 use pyo3::{ffi, intern};
 
-use super::failure::Failure;
 use super::row_ops::forward;
 use super::rows::{Params, RowNorm};
 use super::shim::{call, is_loaded, shim};
@@ -95,24 +95,43 @@ fn is_grad_enabled() -> bool {
     unsafe { is_enabled() }
 }
 
-/// A call, on its way to where the interpreter is not held.
-struct Call(RowNorm, Tensor, Params);
+/// Values on their way to where the interpreter is not held, and back.
+struct Sent<T>(T);
 
-// SAFETY: a handle is a pointer to a counted reference, which any one thread may use.
-unsafe impl Send for Call {}
+// SAFETY: tensors are pointers to counted references, which any one thread may use, and norms are numbers.
+unsafe impl<T> Send for Sent<T> {}
 
-impl Call {
-    fn run(self) -> Done {
-        let Call(norm, x, params) = self;
-        Done(forward(norm, x, &params))
+/// Runs `work`, without holding the interpreter where that is worth it.
+fn run<I, O>(py: Python<'_>, input: I, numel: usize, work: impl FnOnce(I) -> O + Send) -> O {
+    if numel < LARGE {
+        return work(input);
     }
+    let sent = Sent(input);
+    let done = py.detach(move || {
+        let Sent(input) = { sent };
+        Sent(work(input))
+    });
+    done.0
 }
 
-/// What came of it, on its way back.
-struct Done(Result<Tensor, Failure>);
-
-// SAFETY: as above.
-unsafe impl Send for Done {}
+/// The tensors of a call, if it is one that can be as short as this.
+fn tensors<const N: usize>(py: Python<'_>, objects: [&Bound<'_, PyAny>; N]) -> PyResult<Option<[Tensor; N]>> {
+    if !is_possible() {
+        return Ok(None);
+    }
+    let torch = TORCH.get_or_try_init(py, || Torch::find(py))?;
+    if torch.is_watched(py)? {
+        return Ok(None);
+    }
+    let mut found = ArrayVec::<Tensor, N>::new();
+    for object in objects {
+        match torch.handle(object)? {
+            Some(tensor) => found.push(tensor),
+            None => return Ok(None),
+        }
+    }
+    Ok(found.into_inner().ok())
+}
 
 /// RMSNorm, or LayerNorm where `centered`; `None` where this is not the commonest call, or where it has to fail.
 /// The normalized dimensions are the weight's, and `shape` if that is to be compared.
@@ -129,32 +148,18 @@ pub(super) fn torch_row_norm<'py>(
     weight_offset: f64,
     llama: bool,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
-    if !is_possible() {
-        return Ok(None);
-    }
-    let torch = TORCH.get_or_try_init(py, || Torch::find(py))?;
-    if torch.is_watched(py)? {
-        return Ok(None);
-    }
-    let (Some(x), Some(weight)) = (torch.handle(x)?, torch.handle(weight)?) else { return Ok(None) };
-    let bias = match bias {
-        None => None,
-        Some(bias) => match torch.handle(bias)? {
-            None => return Ok(None),
-            known => known,
-        },
-    };
+    // Without a bias the weight stands in its place.
+    let Some([x, weight, other]) = tensors(py, [x, weight, bias.unwrap_or(weight)])? else { return Ok(None) };
     if shape.is_some_and(|shape| !is_shape_of(&weight, shape)) {
         return Ok(None);
     }
     let (Ok(numel), Ok(dims)) = (x.shape().map(|x| x.span()), weight.shape().map(|weight| weight.sizes.len())) else {
         return Ok(None);
     };
-    let Ok(params) = Params::new(Some(weight), bias) else { return Ok(None) };
+    let Ok(params) = Params::new(Some(weight), bias.map(|_| other)) else { return Ok(None) };
     let norm = RowNorm { centered, dims: dims as i64, eps, weight_offset, llama };
-    let call = Call(norm, x, params);
-    let done = if numel < LARGE { call.run() } else { py.detach(|| call.run()) };
-    Ok(done.0.ok().and_then(|y| object_of(py, y)))
+    let y = run(py, (x, params), numel, move |(x, params)| forward(norm, x, &params));
+    Ok(y.ok().and_then(|y| object_of(py, y)))
 }
 
 fn is_shape_of(weight: &Tensor, shape: &Bound<'_, PyAny>) -> bool {

@@ -12,7 +12,7 @@ pub(super) fn cpu() -> Cpu<'static> {
     Cpu::new().pool(&TorchPool)
 }
 
-struct TorchPool;
+pub(super) struct TorchPool;
 
 impl Pool for TorchPool {
     fn threads(&self) -> usize {

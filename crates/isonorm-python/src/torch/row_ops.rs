@@ -3,6 +3,7 @@
 
 use std::ffi::CStr;
 
+use arrayvec::ArrayVec;
 use isonorm::{BackwardIo, Io};
 
 use super::failure::Failure;
@@ -132,7 +133,10 @@ impl Kernel for RowNormBackward {
     fn run(arguments: Self::Arguments) -> Result<[Tensor; 3], Failure> {
         let (dy, x, weight, bias, dims, centered, eps, weight_offset, llama, dweight, dbias) = arguments;
         let norm = RowNorm { centered, dims, eps, weight_offset, llama };
-        backward(norm, dy, x, &Params::new(weight, bias)?, [dweight, dbias])
+        let dtype = x.dtype()?;
+        let [dx, dweight, dbias] = backward(norm, dy, x, &Params::new(weight, bias)?, [dweight, dbias])?;
+        let or_nothing = |gradient: Option<TensorMut>| gradient.map_or_else(|| TensorMut::nothing(dtype), Ok);
+        Ok([or_nothing(dx)?, or_nothing(dweight)?, or_nothing(dbias)?].map(TensorMut::into_tensor))
     }
 }
 
@@ -148,8 +152,8 @@ impl Kernel for RmsNormBackward {
     fn run((dy, x, weight, eps, llama): Self::Arguments) -> Result<[Tensor; 2], Failure> {
         let dims = weight.shape()?.sizes.len() as i64;
         let norm = RowNorm { centered: false, dims, eps, weight_offset: 0.0, llama };
-        let [dx, dweight, _] = backward(norm, dy, x, &Params::new(Some(weight), None)?, [true, false])?;
-        Ok([dx, dweight])
+        let found = backward(norm, dy, x, &Params::new(Some(weight), None)?, [true, false])?;
+        all(found)
     }
 }
 
@@ -165,32 +169,41 @@ impl Kernel for LayerNormBackward {
     fn run((dy, x, weight, bias, eps): Self::Arguments) -> Result<[Tensor; 3], Failure> {
         let dims = weight.shape()?.sizes.len() as i64;
         let norm = RowNorm { centered: true, dims, eps, weight_offset: 0.0, llama: false };
-        backward(norm, dy, x, &Params::new(Some(weight), Some(bias))?, [true, true])
+        all(backward(norm, dy, x, &Params::new(Some(weight), Some(bias))?, [true, true])?)
     }
 }
 
+/// The first gradients, which have been asked for.
+fn all<const N: usize>(found: [Option<TensorMut>; 3]) -> Result<[Tensor; N], Failure> {
+    let found = found.into_iter().flatten().map(TensorMut::into_tensor).collect::<ArrayVec<_, N>>();
+    found.into_inner().map_err(|_| Failure::new("isonorm: a gradient is missing"))
+}
+
+/// dx, dweight and dbias, of those that are wanted.
 fn backward(
     norm: RowNorm,
     dy: Tensor,
     x: Tensor,
     params: &Params,
     [wants_dweight, wants_dbias]: [bool; 2],
-) -> Result<[Tensor; 3], Failure> {
+) -> Result<[Option<TensorMut>; 3], Failure> {
     let (hidden, dy, x) = (norm.hidden(&x, params)?, norm.readable(dy)?, norm.readable(x)?);
-    let dtype = x.dtype()?;
-    let mut dx = TensorMut::new(x.shape()?.sizes, dtype)?;
-    let mut dweight = gradient(&params.weight, wants_dweight, dtype)?;
-    let mut dbias = gradient(&params.bias, wants_dbias, dtype)?;
+    let new = |param: &Option<Tensor>, is_wanted: bool| match param {
+        Some(param) if is_wanted => TensorMut::new(param.shape()?.sizes, param.dtype()?).map(Some),
+        _ => Ok(None),
+    };
+    let mut dx = TensorMut::new(x.shape()?.sizes, x.dtype()?)?;
+    let (mut dweight, mut dbias) = (new(&params.weight, wants_dweight)?, new(&params.bias, wants_dbias)?);
     let views = [View::of(&x, norm.dims)?, View::of(&dy, norm.dims)?];
     let mut io = BackwardIo::new(views[0].rows(), views[1].rows(), dx.slice()?);
-    if wants_dweight && params.weight.is_some() {
+    if let Some(dweight) = &mut dweight {
         io = io.dweight(dweight.slice()?);
     }
-    if wants_dbias && params.bias.is_some() {
+    if let Some(dbias) = &mut dbias {
         io = io.dbias(dbias.slice()?);
     }
     norm.norm(hidden, params, cpu())?.backward(io)?;
-    Ok([dx, dweight, dbias].map(TensorMut::into_tensor))
+    Ok([Some(dx), dweight, dbias])
 }
 
 /// RMSNorm of the sum of x and a residual, which is kept in the residual's type.

@@ -10,6 +10,7 @@ use half::{bf16, f16};
 use isonorm::{DType, Slice, SliceMut, Stats, StatsMut, StatsRef};
 
 use super::failure::Failure;
+use super::pages::ask_for;
 use super::shape::{Shape, contiguous_strides};
 use super::shim::{Handle, call, shim};
 
@@ -104,12 +105,16 @@ impl Tensor {
     pub(super) fn slice(&self) -> Result<Slice<'_>, Failure> {
         let dtype = self.dtype()?;
         let (data, len) = self.span(dtype.size())?;
-        // SAFETY (each arm): the memory has `len` elements of this type and lives as long as the tensor. Writers are
+        // For each arm: the memory has `len` elements of this type and lives as long as the tensor. Writers are
         // kept apart from it: `TensorMut`.
         Ok(match dtype {
+            // SAFETY: as said above.
             DType::F32 => Slice::F32(unsafe { read(data, len) }),
+            // SAFETY: as said above.
             DType::F64 => Slice::F64(unsafe { read(data, len) }),
+            // SAFETY: as said above.
             DType::F16 => Slice::F16(unsafe { read::<f16>(data, len) }),
+            // SAFETY: as said above.
             DType::Bf16 => Slice::Bf16(unsafe { read::<bf16>(data, len) }),
         })
     }
@@ -119,9 +124,11 @@ impl Tensor {
         self.check_stats()?;
         let dtype = self.dtype()?;
         let (data, len) = self.span(dtype.size())?;
-        // SAFETY (each arm): `Stats` are five floats without padding, and any bits are floats.
+        // For each arm: `Stats` are five floats without padding, and any bits are floats.
         Ok(match dtype {
+            // SAFETY: as said above.
             DType::F64 => StatsRef::F64(unsafe { read(data, len / STATS) }),
+            // SAFETY: as said above.
             _ => StatsRef::F32(unsafe { read(data, len / STATS) }),
         })
     }
@@ -193,7 +200,9 @@ impl TensorMut {
         let (dims, mut handle) = (sizes.len() as i64, null_mut());
         call!(aoti_torch_empty_strided(dims, sizes.as_ptr(), strides.as_ptr(), code, CPU, 0, &mut handle))?;
         // SAFETY: the handle is new.
-        Ok(TensorMut(unsafe { Tensor::from_handle(handle) }))
+        let tensor = unsafe { Tensor::from_handle(handle) };
+        ask_for(tensor.data, tensor.bytes()?.len());
+        Ok(TensorMut(tensor))
     }
 
     /// What stands for a result that was not asked for.
@@ -246,11 +255,15 @@ impl TensorMut {
     pub(super) fn slice(&mut self) -> Result<SliceMut<'_>, Failure> {
         let dtype = self.0.dtype()?;
         let (data, len) = self.0.span(dtype.size())?;
-        // SAFETY (each arm): as for `Tensor::slice`; a `TensorMut` is new, or no input of the call lies in its memory.
+        // For each arm: as for `Tensor::slice`; a `TensorMut` is new, or no input of the call lies in its memory.
         Ok(match dtype {
+            // SAFETY: as said above.
             DType::F32 => SliceMut::F32(unsafe { write(data, len) }),
+            // SAFETY: as said above.
             DType::F64 => SliceMut::F64(unsafe { write(data, len) }),
+            // SAFETY: as said above.
             DType::F16 => SliceMut::F16(unsafe { write::<f16>(data, len) }),
+            // SAFETY: as said above.
             DType::Bf16 => SliceMut::Bf16(unsafe { write::<bf16>(data, len) }),
         })
     }
@@ -260,9 +273,11 @@ impl TensorMut {
         self.0.check_stats()?;
         let dtype = self.0.dtype()?;
         let (data, len) = self.0.span(dtype.size())?;
-        // SAFETY (each arm): `Stats` are five floats without padding, and the memory is this tensor's alone.
+        // For each arm: `Stats` are five floats without padding, and the memory is this tensor's alone.
         Ok(match dtype {
+            // SAFETY: as said above.
             DType::F64 => StatsMut::F64(unsafe { write(data, len / STATS) }),
+            // SAFETY: as said above.
             _ => StatsMut::F32(unsafe { write(data, len / STATS) }),
         })
     }

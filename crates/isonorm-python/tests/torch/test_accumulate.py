@@ -1,10 +1,9 @@
 """Gradients of parameters over micro-batches: the bits of the whole batch, however it is cut."""
 
+import isonorm.torch
 import pytest
 import torch
 from torch import nn
-
-import isonorm.torch
 
 
 class Block(nn.Module):

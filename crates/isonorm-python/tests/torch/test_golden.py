@@ -3,10 +3,9 @@
 import json
 from pathlib import Path
 
+import isonorm.torch.functional as F
 import pytest
 import torch
-
-import isonorm.torch.functional as F
 
 GOLDEN = Path(__file__).parents[4] / "spec" / "golden"
 DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16}

@@ -4,12 +4,11 @@ import copy
 import multiprocessing
 import pickle
 
+import isonorm.torch
 import pytest
 import torch
-from torch import nn
-
-import isonorm.torch
 from isonorm.torch import functional as F
+from torch import nn
 
 CASES = [
     ("RMSNorm", (16,), {}, (4, 3, 16)),

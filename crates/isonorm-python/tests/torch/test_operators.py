@@ -4,12 +4,11 @@ import gc
 import os
 import threading
 
+import isonorm.torch.functional as F
 import pytest
 import torch
-from torch.library import opcheck
-
-import isonorm.torch.functional as F
 from isonorm.torch._library import ops
+from torch.library import opcheck
 
 
 def rows(**kwargs):

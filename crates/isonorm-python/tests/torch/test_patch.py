@@ -6,12 +6,11 @@ import importlib.util
 import pkgutil
 from pathlib import Path
 
+import isonorm.torch
 import pytest
 import torch
-from torch import nn
-
-import isonorm.torch
 from isonorm.torch._families import family_of
+from torch import nn
 
 transformers = pytest.importorskip("transformers")
 

@@ -121,7 +121,7 @@ def _plain(functions):
 _KNOWN = {_plain(ast.parse(source).body): family for source, family in _SOURCES.items()}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def family_of(cls):
     """The family of a class, or None."""
     if getattr(cls, "forward", None) is nn.LayerNorm.forward:

@@ -53,7 +53,7 @@ def _function(norm):
         @staticmethod
         def forward(ctx, options, *inputs):
             results = norm.forward(options, *inputs)
-            y, *extras = results if isinstance(results, tuple) else (results,)
+            extras = results[1:] if isinstance(results, tuple) else ()
             ctx.options = options
             ctx.save_for_backward(*norm.read(inputs), *extras[:1])
             ctx.mark_non_differentiable(*extras)

@@ -79,11 +79,11 @@ class _RowNorm(Function):
 
     @staticmethod
     def backward(ctx, dy):
-        inputs, needs = ctx.saved_tensors, ctx.needs_input_grad[:3]
+        inputs, (dx, dweight, dbias, _) = ctx.saved_tensors, ctx.needs_input_grad
         if is_grad_enabled():
-            return *_norm.gradient(ctx.options, needs, (dy,), inputs, ()), None
-        dx, dweight, dbias = _backward(ctx.options, needs, (dy,), inputs, ())
-        return dx, dweight if needs[1] else None, dbias if needs[2] else None, None
+            return *_norm.gradient(ctx.options, (dx, dweight, dbias), (dy,), inputs, ()), None
+        found = _backward(ctx.options, (dx, dweight, dbias), (dy,), inputs, ())
+        return found[0], found[1] if dweight else None, found[2] if dbias else None, None
 
 
 def _requires_grad(*tensors):
@@ -95,9 +95,7 @@ def row_norm(x, weight, bias, options):
     if is_transformed() or forward_ad._current_level >= 0:
         return _norm.apply(options, x, weight, bias)
     if is_grad_enabled() and (
-        x.requires_grad
-        or (weight is not None and weight.requires_grad)
-        or (bias is not None and bias.requires_grad)
+        x.requires_grad or (weight is not None and weight.requires_grad) or (bias is not None and bias.requires_grad)
     ):
         return _RowNorm.apply(x, weight, bias, options)
     return _forward(options, x, weight, bias)

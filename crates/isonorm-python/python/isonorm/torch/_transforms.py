@@ -40,6 +40,7 @@ def _jvp(function, primals, tangents):
 
 def _loop(apply, info, in_dims, args):
     """vmap: one call for each element of the batch, so that each has the bits that it has alone."""
+
     def element(i, arg, dim):
         return arg.select(dim, i) if isinstance(dim, int) else arg
 

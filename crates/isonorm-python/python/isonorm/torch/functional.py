@@ -1,12 +1,13 @@
 """The norms as functions, with the arguments of :mod:`torch.nn.functional`'s.
 
 All of them take float32, float64, float16 and bfloat16 on the CPU, compute in float32 (in float64 where ``input`` is
-float64) and return ``input``'s dtype; weight and bias have dtypes of their own (float64 with float64 alone). The bits of
-a result do not depend on batch, position, strides, threads or instruction set. Under ``torch.autocast`` nothing is
+float64) and return ``input``'s dtype; weight and bias have dtypes of their own (float64 with float64 alone). A result's
+bits do not depend on batch, position, strides, threads or instruction set. Under ``torch.autocast`` nothing is
 cast: what autocast is for, sums in float32, happens inside.
 """
 
 import torch
+from torch import is_grad_enabled
 
 from isonorm.torch import _planes, _rows
 
@@ -77,7 +78,7 @@ def rms_norm(input, normalized_shape, weight=None, eps=None, *, recipe="torch", 
     if eps is None:
         eps = _eps(input)
     llama = recipe != "torch" and _is_llama(recipe)
-    if out is None:
+    if out is None and not is_grad_enabled():
         y = _rows.short_cut(input, normalized_shape, weight, None, False, eps, weight_offset, llama)
         if y is not None:
             return y
@@ -115,7 +116,7 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5, *, wei
         >>> isonorm.torch.functional.layer_norm(torch.tensor([[1.0, 2.0, 3.0]]), (3,))
         tensor([[-1.2247,  0.0000,  1.2247]])
     """
-    if out is None:
+    if out is None and not is_grad_enabled():
         y = _rows.short_cut(input, normalized_shape, weight, bias, True, eps, weight_offset, False)
         if y is not None:
             return y

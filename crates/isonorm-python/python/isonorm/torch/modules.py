@@ -1,8 +1,7 @@
-"""Drop-in modules: constructor arguments, attributes, ``state_dict``, defaults and errors are those of :mod:`torch.nn`'s
-classes, which these are subclasses of; the forward and backward passes are isonorm's.
+"""Drop-in modules: constructor arguments, attributes, ``state_dict``, defaults and errors are those of
+:mod:`torch.nn`'s classes, which these are subclasses of; the forward and backward passes are isonorm's.
 """
 
-import torch
 from torch import nn
 
 from isonorm.torch import _accumulate, _rows, functional
@@ -118,7 +117,7 @@ class AddRMSNorm(RMSNorm):
 
 
 class LayerNorm(nn.LayerNorm):
-    r"""Takes the mean off the last dimensions and divides them by their standard deviation: :class:`torch.nn.LayerNorm`.
+    r"""Takes the mean off the last dimensions and divides by their standard deviation: :class:`torch.nn.LayerNorm`.
 
     .. math::
         y = \frac{x - \operatorname{mean}(x)}{\sqrt{\operatorname{var}(x) + \epsilon}} \cdot \text{weight} + \text{bias}
@@ -234,7 +233,8 @@ class _Instance:
 class InstanceNorm1d(_Instance, nn.InstanceNorm1d):
     r"""Normalizes each channel of each sample: :class:`torch.nn.InstanceNorm1d`.
 
-    The arguments are :class:`torch.nn.InstanceNorm1d`'s; :func:`isonorm.torch.functional.instance_norm` has the equation.
+    The arguments are :class:`torch.nn.InstanceNorm1d`'s; the equation is
+    :func:`isonorm.torch.functional.instance_norm`'s.
 
     Shape: input and output :math:`(N, C, L)` or :math:`(C, L)`.
     """
@@ -243,7 +243,8 @@ class InstanceNorm1d(_Instance, nn.InstanceNorm1d):
 class InstanceNorm2d(_Instance, nn.InstanceNorm2d):
     r"""Normalizes each channel of each sample: :class:`torch.nn.InstanceNorm2d`.
 
-    The arguments are :class:`torch.nn.InstanceNorm2d`'s; :func:`isonorm.torch.functional.instance_norm` has the equation.
+    The arguments are :class:`torch.nn.InstanceNorm2d`'s; the equation is
+    :func:`isonorm.torch.functional.instance_norm`'s.
 
     Shape: input and output :math:`(N, C, H, W)` or :math:`(C, H, W)`, in either memory format.
     """
@@ -252,7 +253,8 @@ class InstanceNorm2d(_Instance, nn.InstanceNorm2d):
 class InstanceNorm3d(_Instance, nn.InstanceNorm3d):
     r"""Normalizes each channel of each sample: :class:`torch.nn.InstanceNorm3d`.
 
-    The arguments are :class:`torch.nn.InstanceNorm3d`'s; :func:`isonorm.torch.functional.instance_norm` has the equation.
+    The arguments are :class:`torch.nn.InstanceNorm3d`'s; the equation is
+    :func:`isonorm.torch.functional.instance_norm`'s.
 
     Shape: input and output :math:`(N, C, D, H, W)` or :math:`(C, D, H, W)`, in either memory format.
     """
