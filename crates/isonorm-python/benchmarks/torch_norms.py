@@ -8,10 +8,11 @@ import platform
 import statistics
 import time
 
+import torch.nn.functional as T
+
 import isonorm.torch
 import isonorm.torch.functional as F
 import torch
-import torch.nn.functional as T
 
 
 def interleaved(contestants, calls, rounds):

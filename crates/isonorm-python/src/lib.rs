@@ -3,6 +3,8 @@
 
 use pyo3::prelude::*;
 
+mod error;
+mod fork;
 mod numpy;
 mod torch;
 
@@ -13,6 +15,7 @@ mod _isonorm {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        fork::register(module)?;
         numpy::register(module)?;
         torch::register(module)
     }

@@ -1,5 +1,49 @@
-"""Normalization layers with the same bits everywhere, at the speed of memory."""
+"""Normalization layers with the same bits everywhere, at the speed of memory.
 
-from isonorm._isonorm import __version__
+The functions of this module take NumPy arrays, and what converts to one: float32, float64, float16 and
+``ml_dtypes.bfloat16``. A row's result depends on its values, its shape and the named options: not on the other rows, on
+strides, threads or the instruction set.
 
-__all__ = ["__version__"]
+>>> import numpy as np
+>>> import isonorm
+>>> x = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.float32)
+>>> isonorm.rms_norm(x)
+array([[0.46291   , 0.92582   , 1.38873   ],
+       [0.78954196, 0.98692745, 1.1843129 ]], dtype=float32)
+"""
+
+from isonorm._isonorm import (
+    Partial,
+    Stats,
+    __version__,
+    add_rms_norm,
+    add_rms_norm_backward,
+    batch_norm,
+    batch_norm_backward,
+    group_norm,
+    group_norm_backward,
+    instance_norm,
+    instance_norm_backward,
+    layer_norm,
+    layer_norm_backward,
+    rms_norm,
+    rms_norm_backward,
+)
+
+__all__ = [
+    "Partial",
+    "Stats",
+    "__version__",
+    "add_rms_norm",
+    "add_rms_norm_backward",
+    "batch_norm",
+    "batch_norm_backward",
+    "group_norm",
+    "group_norm_backward",
+    "instance_norm",
+    "instance_norm_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "rms_norm",
+    "rms_norm_backward",
+]

@@ -1,7 +1,8 @@
 """Gradients of parameters over micro-batches: the bits of the whole batch, however it is cut."""
 
-import isonorm.torch
 import pytest
+
+import isonorm.torch
 import torch
 from torch import nn
 

@@ -2,9 +2,10 @@
 
 import copy
 
+import pytest
+
 import isonorm.torch
 import isonorm.torch.functional as F
-import pytest
 import torch
 
 pytestmark = pytest.mark.slow

@@ -4,8 +4,9 @@ import copy
 import multiprocessing
 import pickle
 
-import isonorm.torch
 import pytest
+
+import isonorm.torch
 import torch
 from isonorm.torch import functional as F
 from torch import nn

@@ -4,11 +4,12 @@ import gc
 import os
 import threading
 
-import isonorm.torch.functional as F
 import pytest
+from torch.library import opcheck
+
+import isonorm.torch.functional as F
 import torch
 from isonorm.torch._library import ops
-from torch.library import opcheck
 
 
 def rows(**kwargs):

@@ -6,8 +6,9 @@ import importlib.util
 import pkgutil
 from pathlib import Path
 
-import isonorm.torch
 import pytest
+
+import isonorm.torch
 import torch
 from isonorm.torch._families import family_of
 from torch import nn

@@ -4,7 +4,6 @@ import os
 import sys
 
 import torch
-
 from isonorm import _isonorm
 
 

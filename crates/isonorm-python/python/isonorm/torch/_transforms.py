@@ -4,8 +4,9 @@ Values and first gradients are those of isonorm's operators, in the same bits as
 kernel for is the derivative of a composition (`_compose.py`).
 """
 
-import torch
 from torch.autograd import forward_ad
+
+import torch
 
 #: Whether a transform of torch.func is at work.
 is_transformed = getattr(torch._C, "_are_functorch_transforms_active", None) or (

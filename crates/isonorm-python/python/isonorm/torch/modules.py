@@ -2,9 +2,8 @@
 :mod:`torch.nn`'s classes, which these are subclasses of; the forward and backward passes are isonorm's.
 """
 
-from torch import nn
-
 from isonorm.torch import _accumulate, _rows, functional
+from torch import nn
 
 __all__ = [
     "AddRMSNorm",

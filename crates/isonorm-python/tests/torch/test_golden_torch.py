@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
-import isonorm.torch.functional as F
 import pytest
+
+import isonorm.torch.functional as F
 import torch
 
 GOLDEN = Path(__file__).parents[4] / "spec" / "golden"
