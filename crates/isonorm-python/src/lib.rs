@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 mod error;
 mod fork;
 mod numpy;
+mod torch;
 
 #[pymodule]
 mod _isonorm {
@@ -15,6 +16,7 @@ mod _isonorm {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         fork::register(module)?;
-        numpy::register(module)
+        numpy::register(module)?;
+        torch::register(module)
     }
 }

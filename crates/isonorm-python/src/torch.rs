@@ -1,0 +1,34 @@
+//! PyTorch: operators that libtorch's dispatcher calls, with kernels for the CPU. What Python sees of them is in
+//! `python/isonorm/torch/`, autograd too, which libtorch lets Python alone write.
+
+use pyo3::exceptions::PyImportError;
+use pyo3::prelude::*;
+
+mod eager;
+mod failure;
+mod kernel;
+mod library;
+mod pages;
+mod partials;
+mod plane_ops;
+mod planes;
+mod pool;
+mod row_ops;
+mod rows;
+mod shape;
+mod shim;
+mod tensor;
+
+/// Registers the operators with the libtorch at `path`, which torch has loaded; returns whether `torch_row_norm` can be
+/// of use with it.
+#[pyfunction]
+fn register_torch(path: &str) -> PyResult<bool> {
+    library::register(path).map_err(|failure| PyImportError::new_err(failure.into_text()))?;
+    Ok(eager::is_possible())
+}
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(register_torch, module)?)?;
+    module.add_function(wrap_pyfunction!(eager::torch_row_norm, module)?)?;
+    module.add_class::<partials::TorchPartial>()
+}

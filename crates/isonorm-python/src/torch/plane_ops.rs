@@ -1,0 +1,240 @@
+//! The operators over channels.
+
+use std::ffi::CStr;
+
+use half::{bf16, f16};
+use isonorm::{DType, PlaneIo, Running, SliceMut, Stats, StatsRef};
+
+use super::failure::Failure;
+use super::kernel::Kernel;
+use super::planes::{Backward, Layout, Options, write_out};
+use super::rows::Params;
+use super::tensor::{Tensor, TensorMut};
+
+/// BatchNorm by the batch's own statistics, which are returned, with the running ones as they are after the batch.
+pub(super) struct BatchNormTrain;
+
+impl Kernel for BatchNormTrain {
+    const SCHEMA: &CStr = c"batch_norm_train(Tensor x, Tensor? weight, Tensor? bias, Tensor? running_mean, \
+        Tensor? running_var, float momentum, float eps, float weight_offset) \
+        -> (Tensor y, Tensor stats, Tensor running_mean_after, Tensor running_var_after)";
+    type Arguments = (Tensor, Option<Tensor>, Option<Tensor>, Option<Tensor>, Option<Tensor>, f64, f64, f64);
+    type Results = [Tensor; 4];
+
+    fn run(arguments: Self::Arguments) -> Result<[Tensor; 4], Failure> {
+        let (x, weight, bias, running_mean, running_var, momentum, eps, weight_offset) = arguments;
+        let params = Params::new(weight, bias)?;
+        let (x, layout) = Layout::of(x)?;
+        let dtype = x.dtype()?;
+        let mut y = layout.new_like(&x, dtype)?;
+        let mut stats = TensorMut::for_stats(layout.channels, dtype)?;
+        let [mut mean, mut var] = [after(&running_mean, dtype)?, after(&running_var, dtype)?];
+        let running = match running_mean.is_some() && running_var.is_some() {
+            true => Some(Running::new(mean.slice()?, var.slice()?)),
+            false => None,
+        };
+        let io = PlaneIo::new(layout.read(&x)?, layout.write(&mut y)?).stats(stats.stats()?);
+        let norm = Options { eps, weight_offset }.batch_norm(layout.channels, &params)?;
+        norm.momentum(momentum).train(io, running)?;
+        Ok([y, stats, mean, var].map(TensorMut::into_tensor))
+    }
+}
+
+/// A copy of running statistics, to be updated.
+fn after(running: &Option<Tensor>, x: DType) -> Result<TensorMut, Failure> {
+    let Some(running) = running else { return TensorMut::nothing(x) };
+    let mut copy = TensorMut::new(running.shape()?.sizes, running.dtype()?)?;
+    copy.copy_from(running)?;
+    Ok(copy)
+}
+
+/// BatchNorm by the running statistics.
+pub(super) struct BatchNormEval;
+
+impl Kernel for BatchNormEval {
+    const SCHEMA: &CStr = c"batch_norm_eval(Tensor x, Tensor? weight, Tensor? bias, Tensor running_mean, \
+        Tensor running_var, float eps, float weight_offset) -> Tensor";
+    type Arguments = (Tensor, Option<Tensor>, Option<Tensor>, Tensor, Tensor, f64, f64);
+    type Results = Tensor;
+
+    fn run((x, weight, bias, mean, var, eps, weight_offset): Self::Arguments) -> Result<Tensor, Failure> {
+        let (params, mean, var) = (Params::new(weight, bias)?, mean.contiguous()?, var.contiguous()?);
+        let (x, layout) = Layout::of(x)?;
+        let mut y = layout.new_like(&x, x.dtype()?)?;
+        let io = PlaneIo::new(layout.read(&x)?, layout.write(&mut y)?);
+        let norm = Options { eps, weight_offset }.batch_norm(layout.channels, &params)?;
+        norm.evaluate(io, mean.slice()?, var.slice()?)?;
+        Ok(y.into_tensor())
+    }
+}
+
+/// The same into a tensor of the caller's, which x may be.
+pub(super) struct BatchNormEvalOut;
+
+impl Kernel for BatchNormEvalOut {
+    const SCHEMA: &CStr = c"batch_norm_eval.out(Tensor x, Tensor? weight, Tensor? bias, Tensor running_mean, \
+        Tensor running_var, float eps, float weight_offset, *, Tensor(a!) out) -> ()";
+    type Arguments = (Tensor, Option<Tensor>, Option<Tensor>, Tensor, Tensor, f64, f64, Tensor);
+    type Results = ();
+
+    fn run((x, weight, bias, mean, var, eps, weight_offset, out): Self::Arguments) -> Result<(), Failure> {
+        let (mut params, channels) = (Params::new(weight, bias)?, channels_of(&x)?);
+        let [mean, var] = [mean.apart_from(&out)?, var.apart_from(&out)?];
+        write_out(x, &mut params, out, |params, io| {
+            let norm = Options { eps, weight_offset }.batch_norm(channels, params)?;
+            Ok(norm.evaluate(io, mean.slice()?, var.slice()?)?)
+        })
+    }
+}
+
+fn channels_of(x: &Tensor) -> Result<usize, Failure> {
+    Ok(x.shape()?.sizes.get(1).map_or(0, |channels| *channels as usize))
+}
+
+/// The gradients of BatchNorm in training, with forward's statistics; those not asked for are empty.
+pub(super) struct BatchNormTrainBackward;
+
+impl Kernel for BatchNormTrainBackward {
+    const SCHEMA: &CStr =
+        c"batch_norm_train_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor stats, \
+        float eps, float weight_offset, bool dweight, bool dbias) -> (Tensor dx, Tensor dweight, Tensor dbias)";
+    type Arguments = (Tensor, Tensor, Option<Tensor>, Option<Tensor>, Tensor, f64, f64, bool, bool);
+    type Results = [Tensor; 3];
+
+    fn run(
+        (dy, x, weight, bias, stats, eps, weight_offset, dweight, dbias): Self::Arguments,
+    ) -> Result<[Tensor; 3], Failure> {
+        let params = Params::new(weight, bias)?;
+        Backward { dy, x, dweight, dbias }.run(&params, |layout, io| {
+            let norm = Options { eps, weight_offset }.batch_norm(layout.channels, &params)?;
+            Ok(norm.train_backward(io.stats(stats.stats()?))?)
+        })
+    }
+}
+
+/// The gradients of BatchNorm in evaluation; those not asked for are empty.
+pub(super) struct BatchNormEvalBackward;
+
+impl Kernel for BatchNormEvalBackward {
+    const SCHEMA: &CStr = c"batch_norm_eval_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, \
+        Tensor running_mean, Tensor running_var, float eps, float weight_offset, bool dweight, bool dbias) \
+        -> (Tensor dx, Tensor dweight, Tensor dbias)";
+    type Arguments = (Tensor, Tensor, Option<Tensor>, Option<Tensor>, Tensor, Tensor, f64, f64, bool, bool);
+    type Results = [Tensor; 3];
+
+    fn run(arguments: Self::Arguments) -> Result<[Tensor; 3], Failure> {
+        let (dy, x, weight, bias, mean, var, eps, weight_offset, dweight, dbias) = arguments;
+        let (params, mean, var) = (Params::new(weight, bias)?, mean.contiguous()?, var.contiguous()?);
+        Backward { dy, x, dweight, dbias }.run(&params, |layout, io| {
+            let norm = Options { eps, weight_offset }.batch_norm(layout.channels, &params)?;
+            Ok(norm.evaluate_backward(io, mean.slice()?, var.slice()?)?)
+        })
+    }
+}
+
+/// GroupNorm, and InstanceNorm with as many groups as channels; the statistics are returned.
+pub(super) struct GroupNorm;
+
+impl Kernel for GroupNorm {
+    const SCHEMA: &CStr = c"group_norm(Tensor x, Tensor? weight, Tensor? bias, SymInt groups, float eps, \
+        float weight_offset) -> (Tensor y, Tensor stats)";
+    type Arguments = (Tensor, Option<Tensor>, Option<Tensor>, i64, f64, f64);
+    type Results = [Tensor; 2];
+
+    fn run((x, weight, bias, groups, eps, weight_offset): Self::Arguments) -> Result<[Tensor; 2], Failure> {
+        let params = Params::new(weight, bias)?;
+        let (x, layout) = Layout::of(x)?;
+        let dtype = x.dtype()?;
+        let mut y = layout.new_like(&x, dtype)?;
+        let norm = Options { eps, weight_offset }.group_norm(groups, layout.channels, &params)?;
+        let mut stats = TensorMut::for_stats(layout.samples * groups.max(0) as usize, dtype)?;
+        norm.apply(PlaneIo::new(layout.read(&x)?, layout.write(&mut y)?).stats(stats.stats()?))?;
+        Ok([y, stats].map(TensorMut::into_tensor))
+    }
+}
+
+/// The same into a tensor of the caller's, which x may be.
+pub(super) struct GroupNormOut;
+
+impl Kernel for GroupNormOut {
+    const SCHEMA: &CStr = c"group_norm.out(Tensor x, Tensor? weight, Tensor? bias, SymInt groups, float eps, \
+        float weight_offset, *, Tensor(a!) out) -> ()";
+    type Arguments = (Tensor, Option<Tensor>, Option<Tensor>, i64, f64, f64, Tensor);
+    type Results = ();
+
+    fn run((x, weight, bias, groups, eps, weight_offset, out): Self::Arguments) -> Result<(), Failure> {
+        let (mut params, channels) = (Params::new(weight, bias)?, channels_of(&x)?);
+        write_out(x, &mut params, out, |params, io| {
+            Ok(Options { eps, weight_offset }.group_norm(groups, channels, params)?.apply(io)?)
+        })
+    }
+}
+
+/// The gradients of GroupNorm, with forward's statistics; those not asked for are empty.
+pub(super) struct GroupNormBackward;
+
+impl Kernel for GroupNormBackward {
+    const SCHEMA: &CStr = c"group_norm_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor stats, \
+        SymInt groups, float eps, float weight_offset, bool dweight, bool dbias) \
+        -> (Tensor dx, Tensor dweight, Tensor dbias)";
+    type Arguments = (Tensor, Tensor, Option<Tensor>, Option<Tensor>, Tensor, i64, f64, f64, bool, bool);
+    type Results = [Tensor; 3];
+
+    fn run(arguments: Self::Arguments) -> Result<[Tensor; 3], Failure> {
+        let (dy, x, weight, bias, stats, groups, eps, weight_offset, dweight, dbias) = arguments;
+        let params = Params::new(weight, bias)?;
+        Backward { dy, x, dweight, dbias }.run(&params, |layout, io| {
+            let norm = Options { eps, weight_offset }.group_norm(groups, layout.channels, &params)?;
+            Ok(norm.backward(io.stats(stats.stats()?))?)
+        })
+    }
+}
+
+/// The running statistics of InstanceNorm after a batch: they move towards the means over the samples of the samples'
+/// statistics. In f64, sample by sample.
+pub(super) struct InstanceNormRunning;
+
+impl Kernel for InstanceNormRunning {
+    const SCHEMA: &CStr = c"instance_norm_running(Tensor stats, Tensor running_mean, Tensor running_var, \
+        float momentum, SymInt positions) -> (Tensor running_mean_after, Tensor running_var_after)";
+    type Arguments = (Tensor, Tensor, Tensor, f64, i64);
+    type Results = [Tensor; 2];
+
+    fn run((stats, running_mean, running_var, momentum, positions): Self::Arguments) -> Result<[Tensor; 2], Failure> {
+        let unbiased = positions as f64 / (positions - 1) as f64;
+        let (stats, running) = (stats.stats()?, (running_mean, running_var));
+        let [mut mean, mut var] = [after(&Some(running.0), DType::F32)?, after(&Some(running.1), DType::F32)?];
+        match stats {
+            StatsRef::F32(stats) => {
+                move_towards(mean.slice()?, momentum, stats, |stats| stats.mean().into());
+                move_towards(var.slice()?, momentum, stats, |stats| f64::from(stats.var()) * unbiased);
+            }
+            StatsRef::F64(stats) => {
+                move_towards(mean.slice()?, momentum, stats, Stats::mean);
+                move_towards(var.slice()?, momentum, stats, |stats| stats.var() * unbiased);
+            }
+        }
+        Ok([mean, var].map(TensorMut::into_tensor))
+    }
+}
+
+/// `running` of each channel by the mean of what `value` says of each sample.
+fn move_towards<C>(running: SliceMut<'_>, momentum: f64, stats: &[Stats<C>], value: impl Fn(&Stats<C>) -> f64) {
+    let channels = running.len();
+    let moved = |c: usize, old: f64| {
+        let samples = stats.iter().skip(c).step_by(channels);
+        let count = samples.len() as f64;
+        (1.0 - momentum) * old + momentum * (samples.fold(0.0, |sum, stats| sum + value(stats)) / count)
+    };
+    match running {
+        _ if stats.is_empty() => {}
+        SliceMut::F32(running) => running.iter_mut().enumerate().for_each(|(c, r)| *r = moved(c, (*r).into()) as f32),
+        SliceMut::F64(running) => running.iter_mut().enumerate().for_each(|(c, r)| *r = moved(c, *r)),
+        SliceMut::F16(running) => {
+            running.iter_mut().enumerate().for_each(|(c, r)| *r = f16::from_f64(moved(c, (*r).into())));
+        }
+        SliceMut::Bf16(running) => {
+            running.iter_mut().enumerate().for_each(|(c, r)| *r = bf16::from_f64(moved(c, (*r).into())));
+        }
+    }
+}

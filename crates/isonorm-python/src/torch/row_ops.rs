@@ -1,0 +1,300 @@
+//! The operators over rows. The dispatcher takes some 0.2 us for each argument, so the common calls have operators of
+//! few arguments of their own.
+
+use std::ffi::CStr;
+
+use arrayvec::ArrayVec;
+use isonorm::{BackwardIo, Io};
+
+use super::failure::Failure;
+use super::kernel::{Dtype, Kernel};
+use super::pool::cpu;
+use super::rows::{Leading, Params, RowNorm, View, gradient};
+use super::tensor::{Tensor, TensorMut};
+
+/// RMSNorm with a weight.
+pub(super) struct RmsNorm;
+
+impl Kernel for RmsNorm {
+    const SCHEMA: &CStr = c"rms_norm(Tensor x, Tensor weight, float eps) -> Tensor";
+    type Arguments = (Tensor, Tensor, f64);
+    type Results = Tensor;
+
+    fn run((x, weight, eps): Self::Arguments) -> Result<Tensor, Failure> {
+        let dims = weight.shape()?.sizes.len() as i64;
+        let norm = RowNorm { centered: false, dims, eps, weight_offset: 0.0, llama: false };
+        forward(norm, x, &Params::new(Some(weight), None)?)
+    }
+}
+
+/// The same with the Llama recipe.
+pub(super) struct LlamaRmsNorm;
+
+impl Kernel for LlamaRmsNorm {
+    const SCHEMA: &CStr = c"llama_rms_norm(Tensor x, Tensor weight, float eps) -> Tensor";
+    type Arguments = (Tensor, Tensor, f64);
+    type Results = Tensor;
+
+    fn run((x, weight, eps): Self::Arguments) -> Result<Tensor, Failure> {
+        let dims = weight.shape()?.sizes.len() as i64;
+        let norm = RowNorm { centered: false, dims, eps, weight_offset: 0.0, llama: true };
+        forward(norm, x, &Params::new(Some(weight), None)?)
+    }
+}
+
+/// LayerNorm with weight and bias.
+pub(super) struct LayerNorm;
+
+impl Kernel for LayerNorm {
+    const SCHEMA: &CStr = c"layer_norm(Tensor x, Tensor weight, Tensor bias, float eps) -> Tensor";
+    type Arguments = (Tensor, Tensor, Tensor, f64);
+    type Results = Tensor;
+
+    fn run((x, weight, bias, eps): Self::Arguments) -> Result<Tensor, Failure> {
+        let dims = weight.shape()?.sizes.len() as i64;
+        let norm = RowNorm { centered: true, dims, eps, weight_offset: 0.0, llama: false };
+        forward(norm, x, &Params::new(Some(weight), Some(bias))?)
+    }
+}
+
+/// Either, with every option.
+pub(super) struct AnyRowNorm;
+
+impl Kernel for AnyRowNorm {
+    const SCHEMA: &CStr = c"row_norm(Tensor x, Tensor? weight, Tensor? bias, int dims, bool centered, float eps, \
+        float weight_offset, bool llama) -> Tensor";
+    type Arguments = (Tensor, Option<Tensor>, Option<Tensor>, i64, bool, f64, f64, bool);
+    type Results = Tensor;
+
+    fn run((x, weight, bias, dims, centered, eps, weight_offset, llama): Self::Arguments) -> Result<Tensor, Failure> {
+        let norm = RowNorm { centered, dims, eps, weight_offset, llama };
+        forward(norm, x, &Params::new(weight, bias)?)
+    }
+}
+
+pub(super) fn forward(norm: RowNorm, x: Tensor, params: &Params) -> Result<Tensor, Failure> {
+    let (hidden, x) = (norm.hidden(&x, params)?, norm.readable(x)?);
+    let mut y = TensorMut::new(x.shape()?.sizes, x.dtype()?)?;
+    let view = View::of(&x, norm.dims)?;
+    norm.norm(hidden, params, cpu())?.apply(Io::new(view.rows(), y.slice()?))?;
+    Ok(y.into_tensor())
+}
+
+/// Either, into a tensor of the caller's, which x may be.
+pub(super) struct RowNormOut;
+
+impl Kernel for RowNormOut {
+    const SCHEMA: &CStr = c"row_norm.out(Tensor x, Tensor? weight, Tensor? bias, int dims, bool centered, float eps, \
+        float weight_offset, bool llama, *, Tensor(a!) out) -> ()";
+    type Arguments = (Tensor, Option<Tensor>, Option<Tensor>, i64, bool, f64, f64, bool, Tensor);
+    type Results = ();
+
+    fn run((x, weight, bias, dims, centered, eps, weight_offset, llama, out): Self::Arguments) -> Result<(), Failure> {
+        let norm = RowNorm { centered, dims, eps, weight_offset, llama };
+        let (mut params, mut x) = (Params::new(weight, bias)?, norm.readable(x)?);
+        let hidden = norm.hidden(&x, &params)?;
+        check_out("out", &out, &x)?;
+        let others = [params.weight.as_mut(), params.bias.as_mut()].into_iter().flatten();
+        let (mut y, in_place) = TensorMut::of(out, &mut std::iter::once(&mut x).chain(others).collect::<Vec<_>>())?;
+        let core = norm.norm(hidden, &params, cpu())?;
+        if !norm.is_writable(y.tensor())? {
+            let mut new = TensorMut::new(x.shape()?.sizes, y.tensor().dtype()?)?;
+            core.apply(Io::new(View::of(&x, dims)?.rows(), new.slice()?))?;
+            return y.copy_from(new.tensor());
+        }
+        let leading = Leading::of(y.tensor(), dims)?;
+        if in_place {
+            core.apply(Io::in_place(leading.rows_of(&mut y)?))?;
+        } else {
+            core.apply(Io::new(View::of(&x, dims)?.rows(), leading.rows_of(&mut y)?))?;
+        }
+        Ok(())
+    }
+}
+
+fn check_out(name: &str, out: &Tensor, x: &Tensor) -> Result<(), Failure> {
+    let (expected, found) = (x.shape()?.sizes, out.shape()?.sizes);
+    if expected == found {
+        return Ok(());
+    }
+    Err(Failure::new(format!("{name} has shape {found:?}, expected {expected:?} as the input has")))
+}
+
+/// The gradients of either; those not asked for are empty.
+pub(super) struct RowNormBackward;
+
+impl Kernel for RowNormBackward {
+    const SCHEMA: &CStr = c"row_norm_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, int dims, \
+        bool centered, float eps, float weight_offset, bool llama, bool dweight, bool dbias) \
+        -> (Tensor dx, Tensor dweight, Tensor dbias)";
+    type Arguments = (Tensor, Tensor, Option<Tensor>, Option<Tensor>, i64, bool, f64, f64, bool, bool, bool);
+    type Results = [Tensor; 3];
+
+    fn run(arguments: Self::Arguments) -> Result<[Tensor; 3], Failure> {
+        let (dy, x, weight, bias, dims, centered, eps, weight_offset, llama, dweight, dbias) = arguments;
+        let norm = RowNorm { centered, dims, eps, weight_offset, llama };
+        let dtype = x.dtype()?;
+        let [dx, dweight, dbias] = backward(norm, dy, x, &Params::new(weight, bias)?, [dweight, dbias])?;
+        let or_nothing = |gradient: Option<TensorMut>| gradient.map_or_else(|| TensorMut::nothing(dtype), Ok);
+        Ok([or_nothing(dx)?, or_nothing(dweight)?, or_nothing(dbias)?].map(TensorMut::into_tensor))
+    }
+}
+
+/// All gradients of RMSNorm with a weight.
+pub(super) struct RmsNormBackward;
+
+impl Kernel for RmsNormBackward {
+    const SCHEMA: &CStr =
+        c"rms_norm_backward(Tensor dy, Tensor x, Tensor weight, float eps, bool llama) -> (Tensor dx, Tensor dweight)";
+    type Arguments = (Tensor, Tensor, Tensor, f64, bool);
+    type Results = [Tensor; 2];
+
+    fn run((dy, x, weight, eps, llama): Self::Arguments) -> Result<[Tensor; 2], Failure> {
+        let dims = weight.shape()?.sizes.len() as i64;
+        let norm = RowNorm { centered: false, dims, eps, weight_offset: 0.0, llama };
+        let found = backward(norm, dy, x, &Params::new(Some(weight), None)?, [true, false])?;
+        all(found)
+    }
+}
+
+/// All gradients of LayerNorm with weight and bias.
+pub(super) struct LayerNormBackward;
+
+impl Kernel for LayerNormBackward {
+    const SCHEMA: &CStr = c"layer_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor bias, float eps) \
+        -> (Tensor dx, Tensor dweight, Tensor dbias)";
+    type Arguments = (Tensor, Tensor, Tensor, Tensor, f64);
+    type Results = [Tensor; 3];
+
+    fn run((dy, x, weight, bias, eps): Self::Arguments) -> Result<[Tensor; 3], Failure> {
+        let dims = weight.shape()?.sizes.len() as i64;
+        let norm = RowNorm { centered: true, dims, eps, weight_offset: 0.0, llama: false };
+        all(backward(norm, dy, x, &Params::new(Some(weight), Some(bias))?, [true, true])?)
+    }
+}
+
+/// The first gradients, which have been asked for.
+fn all<const N: usize>(found: [Option<TensorMut>; 3]) -> Result<[Tensor; N], Failure> {
+    let found = found.into_iter().flatten().map(TensorMut::into_tensor).collect::<ArrayVec<_, N>>();
+    found.into_inner().map_err(|_| Failure::new("isonorm: a gradient is missing"))
+}
+
+/// dx, dweight and dbias, of those that are wanted.
+fn backward(
+    norm: RowNorm,
+    dy: Tensor,
+    x: Tensor,
+    params: &Params,
+    [wants_dweight, wants_dbias]: [bool; 2],
+) -> Result<[Option<TensorMut>; 3], Failure> {
+    let (hidden, dy, x) = (norm.hidden(&x, params)?, norm.readable(dy)?, norm.readable(x)?);
+    let new = |param: &Option<Tensor>, is_wanted: bool| match param {
+        Some(param) if is_wanted => TensorMut::new(param.shape()?.sizes, param.dtype()?).map(Some),
+        _ => Ok(None),
+    };
+    let mut dx = TensorMut::new(x.shape()?.sizes, x.dtype()?)?;
+    let (mut dweight, mut dbias) = (new(&params.weight, wants_dweight)?, new(&params.bias, wants_dbias)?);
+    let views = [View::of(&x, norm.dims)?, View::of(&dy, norm.dims)?];
+    let mut io = BackwardIo::new(views[0].rows(), views[1].rows(), dx.slice()?);
+    if let Some(dweight) = &mut dweight {
+        io = io.dweight(dweight.slice()?);
+    }
+    if let Some(dbias) = &mut dbias {
+        io = io.dbias(dbias.slice()?);
+    }
+    norm.norm(hidden, params, cpu())?.backward(io)?;
+    Ok([Some(dx), dweight, dbias])
+}
+
+/// RMSNorm of the sum of x and a residual, which is kept in the residual's type.
+pub(super) struct AddRmsNorm;
+
+impl Kernel for AddRmsNorm {
+    const SCHEMA: &CStr = c"add_rms_norm(Tensor x, Tensor residual, Tensor? weight, int dims, float eps, \
+        float weight_offset, bool llama) -> (Tensor y, Tensor r)";
+    type Arguments = (Tensor, Tensor, Option<Tensor>, i64, f64, f64, bool);
+    type Results = [Tensor; 2];
+
+    fn run((x, residual, weight, dims, eps, weight_offset, llama): Self::Arguments) -> Result<[Tensor; 2], Failure> {
+        let norm = RowNorm { centered: false, dims, eps, weight_offset, llama };
+        let params = Params::new(weight, None)?;
+        check_out("residual", &residual, &x)?;
+        let (hidden, x, residual) = (norm.hidden(&x, &params)?, norm.readable(x)?, norm.readable(residual)?);
+        let sizes = x.shape()?.sizes;
+        let (mut y, mut r) = (TensorMut::new(sizes, x.dtype()?)?, TensorMut::new(sizes, residual.dtype()?)?);
+        let views = [View::of(&x, dims)?, View::of(&residual, dims)?];
+        let io = Io::add(views[0].rows(), views[1].rows(), r.slice()?, y.slice()?);
+        norm.norm(hidden, &params, cpu())?.apply(io)?;
+        Ok([y.into_tensor(), r.into_tensor()])
+    }
+}
+
+/// The same with x and residual overwritten by y and the sum.
+pub(super) struct AddRmsNormInPlace;
+
+impl Kernel for AddRmsNormInPlace {
+    const SCHEMA: &CStr = c"add_rms_norm_(Tensor(a!) x, Tensor(b!) residual, Tensor? weight, int dims, float eps, \
+        float weight_offset, bool llama) -> ()";
+    type Arguments = (Tensor, Tensor, Option<Tensor>, i64, f64, f64, bool);
+    type Results = ();
+
+    fn run((x, residual, weight, dims, eps, weight_offset, llama): Self::Arguments) -> Result<(), Failure> {
+        let norm = RowNorm { centered: false, dims, eps, weight_offset, llama };
+        let mut params = Params::new(weight, None)?;
+        check_out("residual", &residual, &x)?;
+        let hidden = norm.hidden(&x, &params)?;
+        if !norm.is_writable(&x)? || !norm.is_writable(&residual)? {
+            return Err(Failure::new("isonorm: in place, the normalized dimensions of x and residual are contiguous"));
+        }
+        let weight = params.weight.as_mut();
+        let (mut y, _) = TensorMut::of(x, &mut weight.into_iter().collect::<Vec<_>>())?;
+        let weight = params.weight.as_mut();
+        let (mut r, _) = TensorMut::of(residual, &mut weight.into_iter().collect::<Vec<_>>())?;
+        if y.overlaps(&r)? {
+            return Err(Failure::new("isonorm: in place, x and residual share memory: one of them must be a copy"));
+        }
+        let leading = [Leading::of(y.tensor(), dims)?, Leading::of(r.tensor(), dims)?];
+        let core = norm.norm(hidden, &params, cpu())?;
+        core.apply(Io::add_in_place(leading[0].rows_of(&mut y)?, leading[1].rows_of(&mut r)?))?;
+        Ok(())
+    }
+}
+
+/// The gradients of it: dx in x's type, and dresidual where the residual has another one, else empty (it is dx).
+pub(super) struct AddRmsNormBackward;
+
+impl Kernel for AddRmsNormBackward {
+    const SCHEMA: &CStr =
+        c"add_rms_norm_backward(Tensor dy, Tensor? dr, Tensor r, Tensor? weight, int dims, float eps, \
+        float weight_offset, bool llama, ScalarType x_dtype, bool dweight) \
+        -> (Tensor dx, Tensor dresidual, Tensor dweight)";
+    type Arguments = (Tensor, Option<Tensor>, Tensor, Option<Tensor>, i64, f64, f64, bool, Dtype, bool);
+    type Results = [Tensor; 3];
+
+    fn run(arguments: Self::Arguments) -> Result<[Tensor; 3], Failure> {
+        let (dy, dr, r, weight, dims, eps, weight_offset, llama, x_dtype, wants_dweight) = arguments;
+        let norm = RowNorm { centered: false, dims, eps, weight_offset, llama };
+        let params = Params::new(weight, None)?;
+        let (hidden, dy, r) = (norm.hidden(&r, &params)?, norm.readable(dy)?, norm.readable(r)?);
+        let dr = dr.map(|dr| norm.readable(dr)).transpose()?;
+        let (sizes, x_dtype, r_dtype) = (r.shape()?.sizes, x_dtype.known()?, r.dtype()?);
+        let mut dx = TensorMut::new(sizes, x_dtype)?;
+        let is_one_type = x_dtype == r_dtype;
+        let mut dresidual = if is_one_type { TensorMut::nothing(r_dtype)? } else { TensorMut::new(sizes, r_dtype)? };
+        let mut dweight = gradient(&params.weight, wants_dweight, r_dtype)?;
+        let views = [View::of(&r, dims)?, View::of(&dy, dims)?];
+        let dr_view = dr.as_ref().map(|dr| View::of(dr, dims)).transpose()?;
+        let mut io = BackwardIo::new(views[0].rows(), views[1].rows(), dx.slice()?);
+        if let Some(dr) = &dr_view {
+            io = io.dresidual(dr.rows());
+        }
+        if !is_one_type {
+            io = io.dr(dresidual.slice()?);
+        }
+        if wants_dweight && params.weight.is_some() {
+            io = io.dweight(dweight.slice()?);
+        }
+        norm.norm(hidden, &params, cpu())?.backward(io)?;
+        Ok([dx, dresidual, dweight].map(TensorMut::into_tensor))
+    }
+}

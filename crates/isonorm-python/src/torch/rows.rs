@@ -1,0 +1,193 @@
+//! The norms of rows: what a call's tensors are to the core.
+
+use isonorm::{BackwardIo, Cpu, DType, Error, Io, LayerNorm, MAX_DIMS, Partial, Recipe, RmsNorm, Rows, RowsMut, Slice};
+
+use super::failure::Failure;
+use super::shape::contiguous_strides;
+use super::tensor::{Tensor, TensorMut};
+
+/// A norm over the last `dims` dimensions.
+#[derive(Clone, Copy)]
+pub(super) struct RowNorm {
+    /// LayerNorm; else RMSNorm.
+    pub(super) centered: bool,
+    pub(super) dims: i64,
+    pub(super) eps: f64,
+    pub(super) weight_offset: f64,
+    pub(super) llama: bool,
+}
+
+/// Weight and bias, contiguous.
+pub(super) struct Params {
+    pub(super) weight: Option<Tensor>,
+    pub(super) bias: Option<Tensor>,
+}
+
+/// The core's norm.
+pub(super) enum Norm<'a> {
+    Rms(RmsNorm<'a>),
+    Layer(LayerNorm<'a>),
+}
+
+impl Norm<'_> {
+    pub(super) fn apply(&self, io: Io<'_>) -> Result<(), Error> {
+        match self {
+            Norm::Rms(norm) => norm.apply(io),
+            Norm::Layer(norm) => norm.apply(io),
+        }
+    }
+
+    pub(super) fn backward(&self, io: BackwardIo<'_>) -> Result<(), Error> {
+        match self {
+            Norm::Rms(norm) => norm.backward(io),
+            Norm::Layer(norm) => norm.backward(io),
+        }
+    }
+}
+
+impl Params {
+    pub(super) fn new(weight: Option<Tensor>, bias: Option<Tensor>) -> Result<Params, Failure> {
+        Ok(Params {
+            weight: weight.map(Tensor::contiguous).transpose()?,
+            bias: bias.map(Tensor::contiguous).transpose()?,
+        })
+    }
+}
+
+pub(super) fn slice_of(tensor: &Option<Tensor>) -> Result<Option<Slice<'_>>, Failure> {
+    tensor.as_ref().map(Tensor::slice).transpose()
+}
+
+impl RowNorm {
+    /// The elements of a row of `x`, whose last dimensions must be those of the parameters.
+    pub(super) fn hidden(&self, x: &Tensor, params: &Params) -> Result<usize, Failure> {
+        let sizes = x.shape()?.sizes;
+        let normalized = match (&params.weight, &params.bias) {
+            (Some(param), _) | (None, Some(param)) => param.shape()?.sizes,
+            (None, None) => sizes.len().checked_sub(self.dims as usize).map_or(&[][..], |at| &sizes[at..]),
+        };
+        if normalized.is_empty() || normalized.len() != self.dims as usize {
+            return Err(Failure::new(format!(
+                "Expected normalized_shape to be at least 1-dimensional and of the parameters' shape, but got {} \
+                 normalized dimensions, parameters of shape {normalized:?} and input of size {sizes:?}",
+                self.dims
+            )));
+        }
+        if !sizes.ends_with(normalized) {
+            let sizes_of = normalized.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            return Err(Failure::new(format!(
+                "Given normalized_shape={normalized:?}, expected input with shape [*, {sizes_of}], but got input of \
+                 size{sizes:?}"
+            )));
+        }
+        if let (Some(weight), Some(bias)) = (&params.weight, &params.bias)
+            && weight.shape()?.sizes != bias.shape()?.sizes
+        {
+            return Err(Failure::new(format!(
+                "Expected bias to be of same shape as normalized_shape, but got bias of shape {:?} and \
+                 normalized_shape = {normalized:?}",
+                bias.shape()?.sizes
+            )));
+        }
+        Ok(normalized.iter().product::<i64>() as usize)
+    }
+
+    /// The core's norm for rows of `hidden` elements.
+    pub(super) fn norm<'a>(&self, hidden: usize, params: &'a Params, cpu: Cpu<'a>) -> Result<Norm<'a>, Failure> {
+        let (weight, bias) = (slice_of(&params.weight)?, slice_of(&params.bias)?);
+        // Without a weight torch's modules have nothing that an offset could be added to.
+        let offset = if weight.is_some() { self.weight_offset } else { 0.0 };
+        if self.centered {
+            let mut norm = LayerNorm::new(hidden).eps(self.eps).weight_offset(offset).on(cpu);
+            norm = weight.map_or(norm, |weight| norm.weight(weight));
+            return Ok(Norm::Layer(bias.map_or(norm, |bias| norm.bias(bias))));
+        }
+        let recipe = if self.llama { Recipe::Llama } else { Recipe::Torch };
+        let mut norm = RmsNorm::new(hidden).eps(self.eps).weight_offset(offset).recipe(recipe).on(cpu);
+        norm = weight.map_or(norm, |weight| norm.weight(weight));
+        Ok(Norm::Rms(bias.map_or(norm, |bias| norm.bias(bias))))
+    }
+
+    /// x as the core can read its rows: itself, or a contiguous copy.
+    pub(super) fn readable(&self, x: Tensor) -> Result<Tensor, Failure> {
+        let shape = x.shape()?;
+        let has_rows = (self.dims as usize) <= shape.sizes.len() && shape.has_rows(self.dims as usize);
+        if has_rows && x.is_aligned()? { Ok(x) } else { x.copied(&contiguous_strides(x.shape()?.sizes)) }
+    }
+
+    /// Whether rows can be written where `y` has them.
+    pub(super) fn is_writable(&self, y: &Tensor) -> Result<bool, Failure> {
+        Ok(y.shape()?.has_rows(self.dims as usize) && y.is_aligned()?)
+    }
+
+    /// Adds the rows of a batch, or of a part of it, to unfinished gradients; returns dx.
+    pub(super) fn backward_into(
+        &self,
+        dy: Tensor,
+        x: Tensor,
+        params: &Params,
+        partial: &mut Partial,
+    ) -> Result<Tensor, Failure> {
+        let (hidden, dy, x) = (self.hidden(&x, params)?, self.readable(dy)?, self.readable(x)?);
+        let norm = self.norm(hidden, params, super::pool::cpu())?;
+        let mut dx = TensorMut::new(x.shape()?.sizes, x.dtype()?)?;
+        let views = [View::of(&x, self.dims)?, View::of(&dy, self.dims)?];
+        norm.backward(BackwardIo::new(views[0].rows(), views[1].rows(), dx.slice()?).partial(partial))?;
+        Ok(dx.into_tensor())
+    }
+}
+
+/// The leading dimensions of a tensor of rows; `None` where rows follow one another.
+pub(super) struct Leading(Option<([usize; MAX_DIMS], [isize; MAX_DIMS], usize)>);
+
+impl Leading {
+    pub(super) fn of(tensor: &Tensor, dims: i64) -> Result<Leading, Failure> {
+        let shape = tensor.shape()?;
+        if shape.is_contiguous() {
+            return Ok(Leading(None));
+        }
+        let (mut lens, mut strides) = ([0; MAX_DIMS], [0; MAX_DIMS]);
+        let leading = shape.sizes.len() - dims as usize;
+        for d in 0..leading {
+            lens[d] = shape.sizes[d] as usize;
+            strides[d] = shape.strides[d] as isize;
+        }
+        Ok(Leading(Some((lens, strides, leading))))
+    }
+
+    /// The rows of a tensor that is written.
+    pub(super) fn rows_of<'a>(&'a self, tensor: &'a mut TensorMut) -> Result<RowsMut<'a>, Failure> {
+        let data = tensor.slice()?;
+        Ok(match &self.0 {
+            None => data.into(),
+            Some((lens, strides, leading)) => RowsMut::strided(data, 0, &lens[..*leading], &strides[..*leading]),
+        })
+    }
+}
+
+/// The rows of a tensor that is read.
+pub(super) struct View<'a> {
+    data: Slice<'a>,
+    leading: Leading,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn of(tensor: &'a Tensor, dims: i64) -> Result<View<'a>, Failure> {
+        Ok(View { data: tensor.slice()?, leading: Leading::of(tensor, dims)? })
+    }
+
+    pub(super) fn rows(&self) -> Rows<'_> {
+        match &self.leading.0 {
+            None => self.data.into(),
+            Some((lens, strides, leading)) => Rows::strided(self.data, 0, &lens[..*leading], &strides[..*leading]),
+        }
+    }
+}
+
+/// A new tensor for the gradient of a parameter: of its shape and type, or of nothing where it is not asked for.
+pub(super) fn gradient(param: &Option<Tensor>, wanted: bool, x: DType) -> Result<TensorMut, Failure> {
+    match param {
+        Some(param) if wanted => TensorMut::new(param.shape()?.sizes, param.dtype()?),
+        _ => TensorMut::nothing(x),
+    }
+}

@@ -1,0 +1,200 @@
+"""The modules against torch.nn's: constructors, state, errors, copies; and bits that depend on nothing else."""
+
+import copy
+import multiprocessing
+import pickle
+
+import pytest
+
+import isonorm.torch
+import torch
+from isonorm.torch import functional as F
+from torch import nn
+
+CASES = [
+    ("RMSNorm", (16,), {}, (4, 3, 16)),
+    ("RMSNorm", ((3, 16), 1e-6), {}, (4, 3, 16)),
+    ("RMSNorm", (16, 1e-3, False), {}, (4, 16)),
+    ("LayerNorm", (16,), {}, (4, 3, 16)),
+    ("LayerNorm", ([3, 16],), {"eps": 1e-3}, (4, 3, 16)),
+    ("LayerNorm", (16,), {"elementwise_affine": False}, (4, 16)),
+    ("LayerNorm", (16,), {"bias": False}, (4, 16)),
+    ("GroupNorm", (3, 6), {}, (4, 6, 5)),
+    ("GroupNorm", (6, 6), {"affine": False}, (4, 6, 5, 5)),
+    ("BatchNorm1d", (6,), {}, (4, 6)),
+    ("BatchNorm1d", (6,), {"momentum": None}, (4, 6, 5)),
+    ("BatchNorm2d", (6,), {"momentum": 0.3}, (4, 6, 5, 5)),
+    ("BatchNorm2d", (6,), {"affine": False, "track_running_stats": False}, (4, 6, 5, 5)),
+    ("BatchNorm3d", (6,), {}, (2, 6, 3, 3, 3)),
+    ("InstanceNorm1d", (6,), {"affine": True}, (4, 6, 5)),
+    ("InstanceNorm2d", (6,), {"affine": True, "track_running_stats": True}, (4, 6, 5, 5)),
+    ("InstanceNorm2d", (6,), {}, (6, 5, 5)),
+    ("InstanceNorm3d", (6,), {}, (2, 6, 3, 3, 3)),
+]
+
+
+def pair(name, args, kwargs):
+    own, other = getattr(isonorm.torch, name)(*args, **kwargs), getattr(nn, name)(*args, **kwargs)
+    for param in other.parameters():
+        nn.init.normal_(param)
+    own.load_state_dict(other.state_dict())
+    return own, other
+
+
+@pytest.mark.parametrize("name, args, kwargs, shape", CASES)
+def test_is_a_drop_in(name, args, kwargs, shape):
+    own, other = pair(name, args, kwargs)
+    assert isinstance(own, getattr(nn, name))
+    assert repr(own) == repr(other)
+    assert list(own.state_dict()) == list(other.state_dict())
+    for train in (True, True, False):
+        own.train(train), other.train(train)
+        x = torch.randn(shape)
+        xs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
+        ys = [own(xs[0]), other(xs[1])]
+        torch.testing.assert_close(*ys, rtol=1e-5, atol=1e-5)
+        dy = torch.randn_like(ys[1])
+        for y in ys:
+            y.backward(dy)
+        torch.testing.assert_close(xs[0].grad, xs[1].grad, rtol=1e-4, atol=1e-5)
+        for a, b in zip(own.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4)
+        for a, b in zip(own.buffers(), other.buffers(), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name, args, kwargs, shape", CASES)
+def test_errors_are_torchs(name, args, kwargs, shape):
+    own, other = pair(name, args, kwargs)
+    for wrong in ((), (3,), (4, 7), (4, 6, 5, 5, 5, 5), (1, 6)):
+        try:
+            other(torch.randn(wrong))
+        except Exception as error:
+            # RMSNorm's operator can raise nothing but RuntimeError; torch has a ValueError for too few dimensions.
+            with pytest.raises((type(error), RuntimeError) if name == "RMSNorm" else type(error)):
+                own(torch.randn(wrong))
+
+
+@pytest.mark.parametrize("name, args, kwargs, shape", CASES)
+def test_copies(name, args, kwargs, shape):
+    own, _ = pair(name, args, kwargs)
+    own.eval()
+    x = torch.randn(shape)
+    for twin in (copy.deepcopy(own), pickle.loads(pickle.dumps(own))):
+        assert torch.equal(twin(x), own(x))
+
+
+def test_options_of_rms_norm():
+    norm = isonorm.torch.RMSNorm(8, eps=1e-6, recipe="llama", weight_offset=1.0)
+    assert repr(norm) == "RMSNorm((8,), eps=1e-06, elementwise_affine=True, recipe='llama', weight_offset=1.0)"
+    assert torch.equal(norm.weight, torch.zeros(8))
+    with pytest.raises(ValueError, match="recipe is 'lama'"):
+        isonorm.torch.RMSNorm(8, recipe="lama")
+
+
+def test_add_rms_norm_keeps_a_float32_stream():
+    norm = isonorm.torch.AddRMSNorm(16, eps=1e-6, dtype=torch.bfloat16)
+    x = torch.randn(4, 16, dtype=torch.bfloat16, requires_grad=True)
+    residual = torch.randn(4, 16, requires_grad=True)
+    y, r = norm(x, residual)
+    assert (y.dtype, r.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(r, x.float() + residual)
+    (y.float().square().sum() + r.sum()).backward()
+    assert (x.grad.dtype, residual.grad.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(x.grad, residual.grad.bfloat16())
+    copy_x, copy_r = x.detach().clone(), residual.detach().clone()
+    with torch.no_grad():
+        found = F.add_rms_norm(copy_x, copy_r, (16,), norm.weight, 1e-6, inplace=True)
+    assert found[0] is copy_x and torch.equal(copy_x, y) and torch.equal(copy_r, r)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("hidden", [1, 33, 576, 4096])
+def test_a_row_has_the_same_bits_wherever_it_is(dtype, hidden):
+    norms = [isonorm.torch.RMSNorm(hidden, 1e-6, dtype=dtype), isonorm.torch.LayerNorm(hidden, dtype=dtype)]
+    row = torch.randn(hidden, dtype=dtype)
+    for norm in norms:
+        with torch.no_grad():
+            expected = norm(row[None])[0]
+            for batch in (2, 7, 300):
+                x = torch.randn(batch, hidden, dtype=dtype)
+                x[batch // 2] = row
+                wide = torch.randn(batch, hidden + 3, dtype=dtype)[:, 1 : hidden + 1]
+                wide[batch // 2] = row
+                for rows in (x, wide, x.t().contiguous().t()):
+                    assert torch.equal(norm(rows)[batch // 2], expected)
+                out = torch.empty(hidden, batch, dtype=dtype).t()
+                assert torch.equal(F_of(norm, x, out)[batch // 2], expected)
+
+
+def F_of(norm, x, out):
+    if isinstance(norm, nn.RMSNorm):
+        return F.rms_norm(x, norm.normalized_shape, norm.weight, norm.eps, out=out)
+    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps, out=out)
+
+
+def test_threads_change_no_bit():
+    norm, x = isonorm.torch.LayerNorm(1024), torch.randn(2048, 1024, requires_grad=True)
+    found, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            norm.zero_grad()
+            x.grad = None
+            y = norm(x)
+            y.backward(y.detach())
+            found.append((y.detach(), x.grad, norm.weight.grad, norm.bias.grad))
+    finally:
+        torch.set_num_threads(threads)
+    for others in found[1:]:
+        assert all(map(torch.equal, others, found[0]))
+
+
+@pytest.mark.parametrize("dims", [3, 4, 5])
+def test_channels_last_is_kept(dims):
+    x = torch.randn(4, 5, *[3] * (dims - 3), 6).movedim(-1, 1)
+    plain = x.contiguous()
+    norms = [isonorm.torch.GroupNorm(3, 6), getattr(isonorm.torch, f"BatchNorm{dims - 2}d")(6)]
+    for norm in norms:
+        inputs = x.clone(memory_format=torch.preserve_format).requires_grad_(), plain.clone().requires_grad_()
+        ys = [norm(each) for each in inputs]
+        assert ys[0].stride() == x.stride() and torch.equal(*ys)
+        for y in ys:
+            y.sum().backward()
+        assert torch.equal(inputs[0].grad, inputs[1].grad) and inputs[0].grad.stride() == x.stride()
+
+
+def test_empty_tensors():
+    for shape, norm in (((0, 16), isonorm.torch.LayerNorm(16)), ((0, 6, 4, 4), isonorm.torch.GroupNorm(3, 6))):
+        x = torch.randn(shape, requires_grad=True)
+        y = norm(x)
+        y.sum().backward()
+        assert y.shape == shape and torch.equal(norm.weight.grad, torch.zeros_like(norm.weight))
+
+
+def test_autocast_changes_nothing():
+    norm, x = isonorm.torch.RMSNorm(16, 1e-6), torch.randn(4, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(norm(x), norm(x.clone())) and norm(x).dtype == torch.float32
+        assert norm(x.bfloat16()).dtype == torch.bfloat16
+
+
+class Rows(torch.utils.data.Dataset):
+    """Rows that are normalized where they are loaded."""
+
+    def __init__(self):
+        self.x, self.norm = torch.randn(8, 4096), isonorm.torch.RMSNorm(4096, 1e-6)
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.norm(self.x[i]).detach()
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_workers_of_a_data_loader(method):
+    rows = Rows()
+    rows.norm(torch.randn(4096, 4096))  # torch's threads have been at work before the fork
+    loader = torch.utils.data.DataLoader(rows, batch_size=2, num_workers=2, multiprocessing_context=method)
+    assert torch.equal(torch.cat(list(loader)), rows.norm(rows.x))

@@ -1,0 +1,176 @@
+"""The operators as torch's dispatcher has them: schemas, fakes, memory, errors, versions, threads."""
+
+import gc
+import os
+import threading
+
+import pytest
+from torch.library import opcheck
+
+import isonorm.torch.functional as F
+import torch
+from isonorm.torch._library import ops
+
+
+def rows(**kwargs):
+    return torch.randn(4, 3, 16, **kwargs)
+
+
+def planes(**kwargs):
+    return torch.randn(2, 6, 4, 4, **kwargs)
+
+
+def param(size, **kwargs):
+    return torch.randn(size, **kwargs)
+
+
+def samples():
+    x, w, b = rows(), param(16), param(16)
+    strided = torch.randn(3, 4, 32).transpose(0, 1)[..., :16]
+    unready = torch.randn(16, 3, 4).permute(2, 1, 0)
+    row = (1, True, 1e-5, 0.0, False)
+    rms = (1, False, 1e-5, 1.0, True)
+    yield ops.rms_norm.default, (x, w, 1e-5)
+    yield ops.rms_norm.default, (strided, w, 1e-5)
+    yield ops.rms_norm.default, (unready, w, 1e-5)
+    yield ops.rms_norm.default, (rows(dtype=torch.bfloat16), w, 1e-5)
+    yield ops.llama_rms_norm.default, (x, w, 1e-5)
+    yield ops.layer_norm.default, (x, w, b, 1e-5)
+    yield ops.row_norm.default, (x, None, None, *row)
+    yield ops.row_norm.default, (x, param((3, 16)), None, 2, *rms[1:])
+    yield ops.row_norm.out, (x, w, b, *row), dict(out=torch.empty_like(x))
+    yield ops.row_norm_backward.default, (x, x, w, b, *row, True, True)
+    yield ops.rms_norm_backward.default, (x, strided, w, 1e-5, True)
+    yield ops.layer_norm_backward.default, (x, x, w, b, 1e-5)
+    yield ops.row_norm_backward.default, (x, strided, None, b, *row, True, False)
+    yield ops.add_rms_norm.default, (x.bfloat16(), x, w, 1, *rms[2:])
+    yield ops.add_rms_norm_.default, (x.clone(), rows(), w, 1, *rms[2:])
+    yield ops.add_rms_norm_backward.default, (x, None, x, w, 1, *rms[2:], torch.float32, True)
+    yield ops.add_rms_norm_backward.default, (x.bfloat16(), x, x, None, 1, *rms[2:], torch.bfloat16, True)
+    c, mean, var = param(6), torch.zeros(6), torch.ones(6)
+    stats = torch.ones(6, 5)
+    for x in (planes(), planes().to(memory_format=torch.channels_last), torch.randn(2, 5, 6).transpose(1, 2)):
+        yield ops.batch_norm_train.default, (x, c, None, mean, var, 0.1, 1e-5, 0.0)
+        yield ops.batch_norm_train_backward.default, (x, x, c, c, stats, 1e-5, 0.0, True, True)
+        yield ops.batch_norm_eval.default, (x, None, c, mean, var, 1e-5, 0.0)
+        yield ops.batch_norm_eval.out, (x, None, c, mean, var, 1e-5, 0.0), dict(out=torch.empty_like(x))
+        yield ops.batch_norm_eval_backward.default, (x, x, c, c, mean, var, 1e-5, 0.0, True, True)
+        yield ops.group_norm.default, (x, c, c, 3, 1e-5, 0.0)
+        yield ops.group_norm.out, (x, c, c, 3, 1e-5, 0.0), dict(out=torch.empty_like(x))
+        yield ops.group_norm_backward.default, (x, x, c, c, stats, 3, 1e-5, 0.0, True, True)
+    yield ops.instance_norm_running.default, (torch.ones(12, 5), mean, var, 0.1, 16)
+
+
+@pytest.mark.parametrize("sample", samples(), ids=lambda sample: str(sample[0]))
+def test_opcheck(sample):
+    op, args, *kwargs = sample
+    opcheck(op, args, *kwargs)
+
+
+def resident():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads Linux's accounts")
+def test_nothing_leaks():
+    x, w, b = rows().requires_grad_(), param(16).requires_grad_(), param(16).requires_grad_()
+    z = planes().requires_grad_()
+
+    def work():
+        F.layer_norm(x, (16,), w, b).sum().backward()
+        F.rms_norm(x, (16,), w, recipe="llama", weight_offset=1.0)
+        F.rms_norm(x.detach(), (16,))
+        F.batch_norm(z, None, None, training=True).sum().backward()
+        F.group_norm(z, 3)
+        with pytest.raises(RuntimeError):
+            ops.rms_norm.default(x[..., :3].detach(), w.detach(), 1e-5)
+
+    for _ in range(500):
+        work()
+    gc.collect()
+    before = resident()
+    for _ in range(3000):
+        work()
+    gc.collect()
+    assert resident() - before < 2 << 20
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: ops.rms_norm.default(rows(), param(3), 1e-5), r"Given normalized_shape=\[3\], expected input with"),
+        (lambda: ops.rms_norm.default(rows(), param(16, dtype=torch.float64), 1e-5), "weight is f64"),
+        (lambda: ops.rms_norm.default(rows().int(), param(16), 1e-5), "float32, float64, float16 or bfloat16"),
+        (lambda: F.rms_norm(rows(), (16,), eps=-1.0), "eps is -1, expected a finite number of at least 0"),
+        (lambda: F.rms_norm(rows(), (16,), out=torch.empty(3)), r"out has shape \[3\], expected \[4, 3, 16\]"),
+        (lambda: F.rms_norm(rows(), (16,), param(16).requires_grad_(), out=rows()), "don't support automatic"),
+        (lambda: F.add_rms_norm(rows(), rows()[:1], (16,)), "residual has shape"),
+        (lambda: F.group_norm(planes(), 4), "divisible by num_groups"),
+        (lambda: F.batch_norm(planes(), None, None), "running_mean and running_var"),
+        (lambda: F.batch_norm(planes(), None, None, param(3), training=True), "weight should contain 6 elements not 3"),
+    ],
+)
+def test_errors_are_runtime_errors(call, message):
+    with pytest.raises(RuntimeError, match=message):
+        call()
+
+
+def test_other_errors():
+    with pytest.raises(ValueError, match="recipe is 'lama', expected 'torch' or 'llama'"):
+        F.rms_norm(rows(), (16,), recipe="lama")
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        F.batch_norm(torch.randn(1, 6), None, None, training=True)
+    with pytest.raises(NotImplementedError):
+        F.rms_norm(torch.zeros(2, 3, dtype=torch.complex64).to_sparse(), (3,), torch.ones(3))
+
+
+def test_memory_that_is_gone_is_refused():
+    x = rows()
+    x.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match="no memory"):
+        F.rms_norm(x, (16,), param(16))
+
+
+def test_memory_that_is_not_aligned_is_copied():
+    raw = bytearray(torch.randn(33).numpy().tobytes())
+    x = torch.frombuffer(raw, dtype=torch.float32, count=32, offset=1).view(2, 16)
+    x[:] = torch.randn(2, 16)
+    assert torch.equal(F.rms_norm(x, (16,)), F.rms_norm(x.clone(), (16,)))
+
+
+def test_versions_are_kept():
+    w = param(16).requires_grad_()
+    x = rows()
+    y = F.rms_norm(x, (16,), w)
+    version = x._version
+    F.rms_norm(x, (16,), out=x)
+    assert x._version > version
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+    for change in (
+        lambda x: F.group_norm(x, 3, out=x),
+        lambda x: F.batch_norm(x, torch.zeros(6), torch.ones(6), out=x),
+        lambda x: F.add_rms_norm(x, planes(), (4,), inplace=True),
+    ):
+        x = planes()
+        version = x._version
+        change(x)
+        assert x._version > version
+
+
+def test_threads_of_python():
+    x, w = torch.randn(64, 512), param(512)
+    expected, failures = F.rms_norm(x, (512,), w), []
+
+    def work():
+        for _ in range(200):
+            if not torch.equal(F.rms_norm(x, (512,), w), expected):
+                failures.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
