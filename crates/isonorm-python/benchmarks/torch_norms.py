@@ -8,11 +8,11 @@ import platform
 import statistics
 import time
 
+import torch
 import torch.nn.functional as T
 
 import isonorm.torch
 import isonorm.torch.functional as F
-import torch
 
 
 def interleaved(contestants, calls, rounds):

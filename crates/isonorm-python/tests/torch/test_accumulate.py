@@ -1,10 +1,10 @@
 """Gradients of parameters over micro-batches: the bits of the whole batch, however it is cut."""
 
 import pytest
-
-import isonorm.torch
 import torch
 from torch import nn
+
+import isonorm.torch
 
 
 class Block(nn.Module):

@@ -3,10 +3,10 @@
 import copy
 
 import pytest
+import torch
 
 import isonorm.torch
 import isonorm.torch.functional as F
-import torch
 
 pytestmark = pytest.mark.slow
 

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 import isonorm.torch.functional as F
-import torch
 
 GOLDEN = Path(__file__).parents[4] / "spec" / "golden"
 DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16}

@@ -5,11 +5,11 @@ import multiprocessing
 import pickle
 
 import pytest
+import torch
+from torch import nn
 
 import isonorm.torch
-import torch
 from isonorm.torch import functional as F
-from torch import nn
 
 CASES = [
     ("RMSNorm", (16,), {}, (4, 3, 16)),

@@ -5,10 +5,10 @@ import os
 import threading
 
 import pytest
+import torch
 from torch.library import opcheck
 
 import isonorm.torch.functional as F
-import torch
 from isonorm.torch._library import ops
 
 

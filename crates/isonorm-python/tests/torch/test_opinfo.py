@@ -1,10 +1,10 @@
 """PyTorch's own samples and error inputs for its norms, as its test suite has them."""
 
 import pytest
+import torch
 from torch.testing._internal.common_methods_invocations import op_db
 
 import isonorm.torch.functional as F
-import torch
 
 
 def native_layer_norm(input, normalized_shape, weight, bias, eps):

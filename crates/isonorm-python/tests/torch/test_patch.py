@@ -7,11 +7,11 @@ import pkgutil
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import isonorm.torch
-import torch
 from isonorm.torch._families import family_of
-from torch import nn
 
 transformers = pytest.importorskip("transformers")
 

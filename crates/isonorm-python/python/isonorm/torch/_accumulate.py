@@ -6,9 +6,9 @@ goes on with one unfinished sum (the core's `Partial`) and rounds it once, at th
 
 from weakref import WeakKeyDictionary
 
+import torch
 from torch.autograd import Function
 
-import torch
 from isonorm import _isonorm
 from isonorm.torch import _rows
 from isonorm.torch._library import ops

@@ -4,6 +4,7 @@ import os
 import sys
 
 import torch
+
 from isonorm import _isonorm
 
 

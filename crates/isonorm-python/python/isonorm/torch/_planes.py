@@ -1,8 +1,8 @@
 """BatchNorm, GroupNorm and InstanceNorm: from a call to an operator, with autograd where it is needed."""
 
+import torch
 from torch.autograd import Function
 
-import torch
 from isonorm.torch import _compose
 from isonorm.torch._library import ops
 from isonorm.torch._rows import _requires_grad, refuse_grad, written

@@ -3,15 +3,15 @@
 Options are a tuple: `(dims, centered, eps, weight_offset, llama)`, of the add without `centered`.
 """
 
+import torch
+from torch import is_grad_enabled
 from torch.autograd import Function, forward_ad
 from torch.compiler import is_compiling
 
-import torch
 from isonorm import _isonorm
 from isonorm.torch import _compose
 from isonorm.torch._library import direct, has_short_cut, ops
 from isonorm.torch._transforms import Norm, are_active, is_transformed
-from torch import is_grad_enabled
 
 _row_norm = ops.row_norm.default
 _row_norm_out = ops.row_norm.out

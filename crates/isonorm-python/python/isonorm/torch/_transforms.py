@@ -4,9 +4,8 @@ Values and first gradients are those of isonorm's operators, in the same bits as
 kernel for is the derivative of a composition (`_compose.py`).
 """
 
-from torch.autograd import forward_ad
-
 import torch
+from torch.autograd import forward_ad
 
 #: Whether a transform of torch.func is at work.
 is_transformed = getattr(torch._C, "_are_functorch_transforms_active", None) or (

@@ -7,8 +7,9 @@ cast: what autocast is for, sums in float32, happens inside.
 """
 
 import torch
-from isonorm.torch import _planes, _rows
 from torch import is_grad_enabled
+
+from isonorm.torch import _planes, _rows
 
 __all__ = ["add_rms_norm", "batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
 

@@ -2,8 +2,9 @@
 :mod:`torch.nn`'s classes, which these are subclasses of; the forward and backward passes are isonorm's.
 """
 
-from isonorm.torch import _accumulate, _rows, functional
 from torch import nn
+
+from isonorm.torch import _accumulate, _rows, functional
 
 __all__ = [
     "AddRMSNorm",

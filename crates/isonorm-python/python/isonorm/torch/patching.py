@@ -4,9 +4,10 @@ import types
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
+
 from isonorm.torch import _rows
 from isonorm.torch._families import family_of
-from torch import nn
 
 #: How far a probe's results may be from the original's, in steps of the type at their size.
 _STEPS = {torch.float32: 16, torch.float64: 16, torch.float16: 1.01, torch.bfloat16: 1.01}
