@@ -243,6 +243,7 @@ impl<'a> BatchNorm<'a> {
         let shape = io.shape(self.channels)?;
         self.params.check(self.channels, "channel", io.dtype())?;
         io.check(self.channels, self.channels, "channel")?;
+        io.refuse_partial()?;
         Ok(arranged(shape))
     }
 

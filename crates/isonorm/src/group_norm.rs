@@ -1,7 +1,7 @@
 //! GroupNorm: each sample's channels in groups, each group with its mean taken off, divided by its standard
 //! deviation. InstanceNorm: every channel a group.
 
-use crate::backward::planes::{PlaneBackwardIo, backward_groups};
+use crate::backward::planes::{PlaneBackwardIo, add_samples, backward_groups};
 use crate::channels::Task;
 use crate::channels_last::ChannelsLast;
 use crate::element::{Compute, Element, with_element};
@@ -193,6 +193,7 @@ impl<'a> GroupNorm<'a> {
         let shape = io.shape(channels)?;
         self.params.check(channels, "channel", dtype)?;
         io.check(channels, shape.samples * groups, "group of each sample")?;
+        io.check_partial(channels, shape.samples)?;
         with_element!(dtype, T => self.backward_typed::<T>(shape, io))
     }
 
@@ -216,7 +217,10 @@ impl<'a> GroupNorm<'a> {
     fn backward_typed<T: Element>(&self, shape: Shape, mut io: PlaneBackwardIo<'_>) -> Result<(), Error> {
         let task = Task { rounded: io.rounded(), ..self.task::<T>(shape, io.dy.is_none())? };
         if shape.is_empty() {
-            io.gradients.clear();
+            match &mut io.partial {
+                Some(partial) => add_samples::<T::Compute>(partial, &[], &mut io.gradients),
+                None => io.gradients.clear(),
+            }
         } else {
             backward_groups::<T>(task, &self.cpu, self.groups, io);
         }

@@ -28,9 +28,11 @@ mod bytes;
 /// - Threads and ranks: each starts where its rows start in the whole batch; [`join`](Partial::join) puts their pieces
 ///   together. [`to_bytes`](Partial::to_bytes) carries a piece from process to process.
 ///
+/// The gradients of GroupNorm and InstanceNorm are sums over samples of what each sample's planes sum to:
+/// [`samples`](Partial::samples), taken on by [`PlaneBackwardIo::partial`](crate::PlaneBackwardIo::partial).
+///
 /// [`Shard`](crate::Shard) and [`BatchShard`](crate::BatchShard) give sums of other kinds, over columns of rows and over
-/// samples: what ranks tell one another of statistics. They merge and travel in the same way; `push`, `dweight` and
-/// `dbias` refuse them.
+/// samples: what ranks tell one another of statistics. They merge and travel in the same way; `push` refuses them.
 ///
 /// # Shapes
 ///
@@ -87,6 +89,12 @@ impl Partial {
     /// which x is stored: sums are f64 for f64, else f32.
     pub fn rows(dtype: DType, columns: usize, start: usize) -> Partial {
         Partial::new(dtype, Order::Batch, Kind::Both, columns, start)
+    }
+
+    /// No samples yet, of a GroupNorm or InstanceNorm of `channels` channels; the first will be sample `start` of the
+    /// whole batch. It has two columns a channel: dweight's, then dbias's.
+    pub fn samples(dtype: DType, channels: usize, start: usize) -> Partial {
+        Partial::new(dtype, Order::Batch, Kind::Sum, channels.saturating_mul(2), start)
     }
 
     /// Sums of any kind.
@@ -244,7 +252,11 @@ impl Partial {
 
     /// What a backward call of a norm of `columns` elements, in the compute type `dtype`, can push into.
     pub(crate) fn check_gradients(&self, dtype: DType, columns: usize) -> Result<(), Error> {
-        let wanted = Partial::rows(dtype, columns, 0);
+        self.check_like(&Partial::rows(dtype, columns, 0))
+    }
+
+    /// Whether the two could be merged.
+    pub(crate) fn check_like(&self, wanted: &Partial) -> Result<(), Error> {
         if wanted.kind() == self.kind() { Ok(()) } else { Err(differ(&wanted.sums, &self.sums)) }
     }
 
@@ -263,9 +275,12 @@ impl Partial {
     }
 
     fn finish(&self, name: &'static str, which: usize, to: SliceMut<'_>) -> Result<(), Error> {
-        self.check_kind()?;
+        let is_samples = with_sums!(&self.sums, sums => sums.order() == Order::Batch && sums.kind() == Kind::Sum);
+        let columns = if is_samples { self.columns() / 2 } else { self.columns() };
+        if !is_samples {
+            self.check_kind()?;
+        }
         self.check_start()?;
-        let columns = self.columns();
         if to.len() != columns {
             return Err(Error::ParameterLen { name, per: "column", expected: columns, found: to.len() });
         }

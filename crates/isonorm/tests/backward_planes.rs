@@ -6,6 +6,8 @@
 mod call;
 #[path = "backward_planes/gradients.rs"]
 mod gradients;
+#[path = "backward_planes/micro_batches.rs"]
+mod micro_batches;
 #[path = "backward_planes/refused.rs"]
 mod refused;
 mod support;

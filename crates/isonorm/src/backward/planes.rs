@@ -12,7 +12,7 @@ mod sums;
 mod window;
 
 pub(crate) use batch::{backward_evaluate, backward_train};
-pub(crate) use groups::backward_groups;
+pub(crate) use groups::{add_samples, backward_groups};
 pub use io::PlaneBackwardIo;
 pub(crate) use merged::backward_merged;
 pub(crate) use sums::{Lanes, PlaneSums};

@@ -13,11 +13,12 @@
 use std::ops::Range;
 
 use crate::backward::planes::factors::{Columns, Output};
-use crate::backward::planes::io::PlaneBackwardIo;
+use crate::backward::planes::io::{Gradients, PlaneBackwardIo};
 use crate::backward::planes::window::{SETS, Window};
 use crate::channels::Task;
 use crate::element::{Compute, Element};
 use crate::isa::float_env::FloatEnv;
+use crate::partial::Partial;
 use crate::planes::Shape;
 use crate::slice::{Slice, SliceMut};
 use crate::stats::Stats;
@@ -34,14 +35,17 @@ pub(crate) fn backward_groups<T: Element>(
     let shape = task.shape;
     let Some(x) = T::of(&io.x.data) else { return };
     let planes = shape.samples * shape.channels;
-    let mut gradients = io.gradients;
-    let planes = if gradients.are_wanted() { planes } else { 0 };
+    let (mut gradients, partial) = (io.gradients, io.partial);
+    let planes = if gradients.are_wanted() || partial.is_some() { planes } else { 0 };
     let mut table = vec![T::Compute::ZERO; 2 * planes];
     let (dbias, dweight) = table.split_at_mut(planes);
     let saved = io.stats.and_then(T::Compute::saved);
     let (dy, dx) = (io.dy.map(|dy| dy.data), io.dx.data);
     let job = GroupsJob { task, per: shape.channels / groups, first: 0, x, dy, dx, saved, dbias, dweight };
     threads::run(cpu, job, shape.bytes(size_of::<T>()) / 2 * 3);
+    if let Some(partial) = partial {
+        return add_samples(partial, &table, &mut gradients);
+    }
     if !gradients.are_wanted() {
         return;
     }
@@ -51,6 +55,22 @@ pub(crate) fn backward_groups<T: Element>(
     }
     let (dbias, dweight) = sums.split_at(shape.channels);
     gradients.write(0, shape.channels, [dbias, dweight]);
+}
+
+/// Adds the rows of a table `[dbias: samples][dweight: samples]` to a partial sum, and rounds what it has then.
+pub(crate) fn add_samples<C: Compute>(partial: &mut Partial, table: &[C], gradients: &mut Gradients<'_>) {
+    let _env = FloatEnv::standard();
+    let Some(sums) = partial.sums_mut::<C>() else { return };
+    let channels = sums.columns() / 2;
+    let (dbias, dweight) = table.split_at(table.len() / 2);
+    for (dbias, dweight) in dbias.chunks_exact(channels.max(1)).zip(dweight.chunks_exact(channels.max(1))) {
+        sums.push(&[dweight, dbias].concat(), &[]);
+    }
+    if gradients.are_wanted() {
+        let root = sums.root();
+        let (dweight, dbias) = root.split_at(channels);
+        gradients.write(0, channels, [dbias, dweight]);
+    }
 }
 
 /// Groups of contiguous elements, or samples whose channels lie side by side, from number `first` on.

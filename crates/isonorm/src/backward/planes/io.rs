@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::io::StatsRef;
 use crate::order::LANES;
 use crate::params::{check_param, check_type, narrow_slice};
+use crate::partial::Partial;
 use crate::planes::{Planes, PlanesMut, Shape, check_saved};
 use crate::slice::{Slice, SliceMut};
 
@@ -32,6 +33,7 @@ pub struct PlaneBackwardIo<'a> {
     pub(crate) dy: Option<Planes<'a>>,
     pub(crate) dx: PlanesMut<'a>,
     pub(crate) gradients: Gradients<'a>,
+    pub(crate) partial: Option<&'a mut Partial>,
     pub(crate) stats: Option<StatsRef<'a>>,
 }
 
@@ -45,11 +47,13 @@ pub(crate) struct Gradients<'a> {
 impl<'a> PlaneBackwardIo<'a> {
     /// x and dy to dx, of the same shape and layout.
     pub fn new(x: Planes<'a>, dy: Planes<'a>, dx: PlanesMut<'a>) -> Self {
-        PlaneBackwardIo { x, dy: Some(dy), dx, gradients: Gradients { dweight: None, dbias: None }, stats: None }
+        let gradients = Gradients { dweight: None, dbias: None };
+        PlaneBackwardIo { x, dy: Some(dy), dx, gradients, partial: None, stats: None }
     }
     /// x and dy, of x's type, which becomes dx.
     pub fn in_place(x: Planes<'a>, dy: PlanesMut<'a>) -> Self {
-        PlaneBackwardIo { x, dy: None, dx: dy, gradients: Gradients { dweight: None, dbias: None }, stats: None }
+        let gradients = Gradients { dweight: None, dbias: None };
+        PlaneBackwardIo { x, dy: None, dx: dy, gradients, partial: None, stats: None }
     }
     /// The gradient of the weight: one for each channel, rounded once; f64 with x of f64 alone.
     pub fn dweight(mut self, dweight: impl Into<SliceMut<'a>>) -> Self {
@@ -59,6 +63,28 @@ impl<'a> PlaneBackwardIo<'a> {
     /// The gradient of the bias: one for each channel, rounded once; f64 with x of f64 alone.
     pub fn dbias(mut self, dbias: impl Into<SliceMut<'a>>) -> Self {
         self.gradients.dbias = Some(dbias.into());
+        self
+    }
+    /// Adds the samples to unfinished gradients, [`Partial::samples`], after those that it has; `dweight` and `dbias` are
+    /// over all samples that it has then. For GroupNorm and InstanceNorm: BatchNorm's samples have their statistics in
+    /// common, and are summed over parts of a batch by [`BatchShard`](crate::BatchShard).
+    ///
+    /// ```
+    /// use isonorm::{DType, InstanceNorm, Partial, PlaneBackwardIo, Planes, PlanesMut};
+    /// let (x, dy) = ([1.0f32, 3.0, 2.0, 6.0], [1.0f32, 0.0, 0.0, 2.0]); // 2 samples of one channel
+    /// let (mut dx, mut dweight) = ([0.0f32; 2], [0.0f32]);
+    /// let mut partial = Partial::samples(DType::F32, 1, 0);
+    /// for sample in [0..2, 2..4] {
+    ///     let [x, dy] = [&x, &dy].map(|from| Planes::channels_first(&from[sample.clone()], 1, 2));
+    ///     let io = PlaneBackwardIo::new(x, dy, PlanesMut::channels_first(&mut dx, 1, 2));
+    ///     InstanceNorm::new(1).eps(0.0).backward(io.partial(&mut partial))?;
+    /// }
+    /// partial.dweight(&mut dweight)?;
+    /// assert_eq!(dweight, [1.0]);
+    /// # Ok::<(), isonorm::Error>(())
+    /// ```
+    pub fn partial(mut self, partial: &'a mut Partial) -> Self {
+        self.partial = Some(partial);
         self
     }
     /// The statistics that the forward call on this x saved. Without them they are computed again: the same bits,
@@ -111,6 +137,21 @@ impl<'a> PlaneBackwardIo<'a> {
             Some(StatsRef::F32(stats)) => check_saved(self.dtype(), (DType::F32, stats.len()), saved, per),
             Some(StatsRef::F64(stats)) => check_saved(self.dtype(), (DType::F64, stats.len()), saved, per),
         }
+    }
+
+    /// Whether the partial sum can take `samples` samples of `channels` channels.
+    pub(crate) fn check_partial(&self, channels: usize, samples: usize) -> Result<(), Error> {
+        let Some(partial) = &self.partial else { return Ok(()) };
+        partial.check_like(&Partial::samples(self.dtype(), channels, 0))?;
+        partial.check_room(samples)?;
+        if self.gradients.are_wanted() { partial.check_start() } else { Ok(()) }
+    }
+
+    /// For norms whose samples cannot be summed one after the other.
+    pub(crate) fn refuse_partial(&self) -> Result<(), Error> {
+        let Some(partial) = &self.partial else { return Ok(()) };
+        let expected = "none: for parts of BatchNorm's batch there is BatchShard".into();
+        Err(Error::PartialKind { expected, found: partial.describe() })
     }
 
     /// What dy is read from while nothing is written.
