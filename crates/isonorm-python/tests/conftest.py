@@ -1,5 +1,8 @@
 """What the tests share: types, bits, and the comparison of them."""
 
+import importlib.util
+import sys
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -7,6 +10,9 @@ from hypothesis import settings
 
 settings.register_profile("isonorm", deadline=None, max_examples=150, derandomize=True)
 settings.load_profile("isonorm")
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+collect_ignore_glob = [] if HAS_TORCH else ["pytorch/*"]
 
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 
@@ -40,3 +46,10 @@ def draw(shape, dtype, seed=0):
 @pytest.fixture(params=DTYPES, ids=lambda dtype: np.dtype(dtype).name)
 def dtype(request):
     return np.dtype(request.param)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """The same random numbers in every test that has PyTorch loaded."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
