@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 __all__ = [
     "Partial",
     "Stats",
+    "TorchPartial",
     "__version__",
     "add_rms_norm",
     "add_rms_norm_backward",
@@ -18,8 +19,10 @@ __all__ = [
     "instance_norm_backward",
     "layer_norm",
     "layer_norm_backward",
+    "register_torch",
     "rms_norm",
     "rms_norm_backward",
+    "torch_row_norm",
 ]
 
 __version__: str
@@ -370,7 +373,7 @@ def torch_row_norm(x, shape, weight, bias, centered: bool, eps: float, weight_of
 class TorchPartial:
     number: int
     end: int
-    def __init__(self, columns: int, is_f64: bool, start: int = 0) -> None: ...
+    def __new__(cls, columns: int, is_f64: bool, start: int = 0) -> TorchPartial: ...
     def to_bytes(self) -> bytes: ...
     @staticmethod
     def join(parts: list[bytes]) -> TorchPartial: ...
