@@ -32,7 +32,8 @@ mod bytes;
 /// [`samples`](Partial::samples), taken on by [`PlaneBackwardIo::partial`](crate::PlaneBackwardIo::partial).
 ///
 /// [`Shard`](crate::Shard) and [`BatchShard`](crate::BatchShard) give sums of other kinds, over columns of rows and over
-/// samples: what ranks tell one another of statistics. They merge and travel in the same way; `push` refuses them.
+/// samples: what ranks tell one another of statistics. They merge and travel in the same way; `push`, `dweight` and
+/// `dbias` refuse them.
 ///
 /// # Shapes
 ///
@@ -92,9 +93,9 @@ impl Partial {
     }
 
     /// No samples yet, of a GroupNorm or InstanceNorm of `channels` channels; the first will be sample `start` of the
-    /// whole batch. It has two columns a channel: dweight's, then dbias's.
+    /// whole batch.
     pub fn samples(dtype: DType, channels: usize, start: usize) -> Partial {
-        Partial::new(dtype, Order::Batch, Kind::Sum, channels.saturating_mul(2), start)
+        Partial::new(dtype, Order::Batch, Kind::Pair, channels, start)
     }
 
     /// Sums of any kind.
@@ -178,7 +179,7 @@ impl Partial {
     }
 
     fn check_rows(&self, dy: Slice<'_>, x_hat: Slice<'_>) -> Result<usize, Error> {
-        self.check_kind()?;
+        self.check_kind(&[Kind::Both])?;
         let columns = self.columns();
         let rows = dy.len().checked_div(columns).unwrap_or(0);
         if rows.checked_mul(columns) != Some(dy.len()) {
@@ -275,12 +276,9 @@ impl Partial {
     }
 
     fn finish(&self, name: &'static str, which: usize, to: SliceMut<'_>) -> Result<(), Error> {
-        let is_samples = with_sums!(&self.sums, sums => sums.order() == Order::Batch && sums.kind() == Kind::Sum);
-        let columns = if is_samples { self.columns() / 2 } else { self.columns() };
-        if !is_samples {
-            self.check_kind()?;
-        }
+        self.check_kind(&[Kind::Both, Kind::Pair])?;
         self.check_start()?;
+        let columns = self.columns();
         if to.len() != columns {
             return Err(Error::ParameterLen { name, per: "column", expected: columns, found: to.len() });
         }
@@ -292,10 +290,10 @@ impl Partial {
         Ok(())
     }
 
-    /// Sums read from bytes may be others than those of rows' gradients.
-    fn check_kind(&self) -> Result<(), Error> {
-        let is_rows = with_sums!(&self.sums, sums => sums.order() == Order::Batch && sums.kind() == Kind::Both);
-        if is_rows {
+    /// Sums read from bytes, or of ranks, may be others than gradients.
+    fn check_kind(&self, kinds: &[Kind]) -> Result<(), Error> {
+        let (_, order, kind, _) = self.kind();
+        if order == Order::Batch && kinds.contains(&kind) {
             Ok(())
         } else {
             Err(Error::PartialKind { expected: "dots and sums in batch order".into(), found: self.describe() })

@@ -97,7 +97,7 @@ fn every_kind_of_values_is_as_the_oracle_says() {
 /// Channels of different sizes side by side, so that the range rule takes some lanes and leaves others.
 #[test]
 fn the_range_rule_is_each_channels_own() {
-    for (samples, channels, spatial) in [(9, 40, 1), (5, 40, 3), (2, 40, 140)] {
+    for (samples, channels, spatial) in [(9, 40, 1), (5, 40, 3), (2, 40, 140), (20, 70, 24)] {
         let shape = Channels { samples, channels, spatial };
         for (norm, groups) in norms(shape) {
             let mut backward = Backward::new(norm, shape, groups, DType::F32, Kind::Normal);

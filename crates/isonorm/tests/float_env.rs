@@ -7,7 +7,10 @@ mod support;
 use std::arch::asm;
 use std::hint::black_box;
 
-use isonorm::{BackwardIo, Cpu, Error, Io, Level, Measuring, Partial, Pool, RmsNorm};
+use isonorm::{
+    BackwardIo, BatchNorm, Cpu, Error, Io, Level, Measuring, Partial, PlaneBackwardIo, PlaneIo, Planes, PlanesMut,
+    Pool, RmsNorm,
+};
 use isonorm_testing::DType;
 use isonorm_testing::oracle::{self, Eps};
 use isonorm_testing::values::Kind;
@@ -169,6 +172,39 @@ fn threads_that_flush_change_no_bit_and_keep_their_setting() {
         assert_same_bits(&format!("threads of MXCSR {host:x}"), n, &expected, &y);
         let y = under(host, || norm.forward(Cpu::new().threads(4), &x, DType::F32));
         assert_same_bits(&format!("caller of MXCSR {host:x}"), n, &expected, &y);
+    }
+}
+
+/// y, dx, dweight and dbias of channels that lie side by side, beyond the nearest cache: their sums are in a table.
+fn of_channels_last(cpu: Cpu<'_>, x: &[f32], channels: usize, spatial: usize) -> [Vec<f32>; 4] {
+    let planes = || Planes::channels_last(x, channels, spatial);
+    let [mut y, mut dx] = [0; 2].map(|_| vec![7.0f32; x.len()]);
+    let [mut dweight, mut dbias] = [0; 2].map(|_| vec![7.0f32; channels]);
+    let norm = BatchNorm::new(channels).on(cpu);
+    norm.train(PlaneIo::new(planes(), PlanesMut::channels_last(&mut y, channels, spatial)), None).expect("valid");
+    let io = PlaneBackwardIo::new(planes(), planes(), PlanesMut::channels_last(&mut dx, channels, spatial));
+    norm.train_backward(io.dweight(&mut dweight).dbias(&mut dbias)).expect("valid");
+    [y, dx, dweight, dbias]
+}
+
+#[test]
+fn channels_of_subnormals_are_not_flushed() {
+    let (samples, channels, spatial) = (160, 70, 49); // enough for threads to share
+    let x: Vec<f32> =
+        (0..samples * channels * spatial).map(|i| f32::from_bits((i * 7919 % 0x400 + 1) as u32)).collect();
+    let bits = |found: [Vec<f32>; 4]| found.map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>());
+    let is_subnormal = |v: &f32| *v != 0.0 && v.abs() < f32::MIN_POSITIVE;
+    let expected = of_channels_last(Cpu::new().threads(1), &x, channels, spatial);
+    for (i, values) in expected.iter().enumerate().filter(|(i, _)| *i != 2) {
+        assert!(values.iter().any(is_subnormal), "output {i} has nothing to flush");
+    }
+    let expected = bits(expected);
+    for (host, level) in HOSTS.into_iter().flat_map(|host| Level::available().map(move |level| (host, level))) {
+        let found = under(host, || of_channels_last(Cpu::new().threads(1).level(level), &x, channels, spatial));
+        assert!(bits(found) == expected, "caller of MXCSR {host:x}, level {level}");
+        let pool = FlushingThreads(host);
+        let found = of_channels_last(Cpu::new().pool(&pool).level(level), &x, channels, spatial);
+        assert!(bits(found) == expected, "threads of MXCSR {host:x}, level {level}");
     }
 }
 

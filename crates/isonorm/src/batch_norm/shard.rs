@@ -208,7 +208,7 @@ impl<'a> BatchShard<'a> {
         merged: &Partial,
     ) -> Result<(), Error> {
         let samples = measured.count().checked_div(shape.spatial).unwrap_or(0);
-        let sums = whole::<T::Compute>(merged, Order::Batch, Kind::Sum, 2 * shape.channels, Some(samples))?;
+        let sums = whole::<T::Compute>(merged, Order::Batch, Kind::Pair, shape.channels, Some(samples))?;
         let bytes = if shape.is_empty() { 0 } else { shape.bytes(size_of::<T>()) };
         let stream = io.dy.is_some() && threads::is_beyond_the_caches(bytes / 2);
         let task = self.norm.task::<T::Compute>(shape, stream)?;

@@ -37,16 +37,18 @@ pub(crate) enum Kind {
     Dot,
     /// The dot and the sum over the same pairs, the dot first.
     Both,
+    /// `acc + b` and `acc + a`: as the two above where b is a product already.
+    Pair,
     /// The largest `|a|`; NaN wins. No sum, so it has neither leaves nor raw terms.
     Largest,
 }
 
 impl Kind {
     pub(crate) const fn has_dot(self) -> bool {
-        matches!(self, Kind::Dot | Kind::Both)
+        matches!(self, Kind::Dot | Kind::Both | Kind::Pair)
     }
     pub(crate) const fn has_sum(self) -> bool {
-        matches!(self, Kind::Sum | Kind::Both)
+        matches!(self, Kind::Sum | Kind::Both | Kind::Pair)
     }
 }
 
@@ -92,7 +94,7 @@ impl Extent {
     }
     /// Accumulators of a leaf or node. Where there are none, any number of columns may be claimed.
     pub(crate) fn width(&self) -> usize {
-        let sums = if self.kind == Kind::Both { 2 } else { 1 };
+        let sums = if self.kind.has_dot() && self.kind.has_sum() { 2 } else { 1 };
         let lanes = if self.kind == Kind::Largest { 1 } else { self.order.lanes() };
         (sums * lanes).saturating_mul(self.columns)
     }

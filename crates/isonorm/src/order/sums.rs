@@ -98,7 +98,8 @@ impl<C: Compute> Sums<C> {
         let (dot, sum) = leaf.split_at_mut(if kind.has_dot() { columns * lanes } else { 0 });
         if kind.has_dot() {
             for c in 0..columns {
-                dot[c * lanes + lane] = a[c].fused(b[c], dot[c * lanes + lane]);
+                let acc = dot[c * lanes + lane];
+                dot[c * lanes + lane] = if kind == Kind::Pair { acc + b[c] } else { a[c].fused(b[c], acc) };
             }
         }
         if kind.has_sum() {
@@ -264,6 +265,7 @@ impl<C: Compute> Sums<C> {
             Kind::Sum => "sums",
             Kind::Dot => "dots",
             Kind::Both => "dots and sums",
+            Kind::Pair => "samples' dots and sums",
             Kind::Largest => "largest magnitudes",
         };
         let order = match self.order() {

@@ -9,7 +9,7 @@ const MAGIC: [u8; 4] = *b"ISOP";
 const VERSION: u8 = 1;
 const HEADER: usize = 32;
 const ORDERS: [Order; 2] = [Order::Row, Order::Batch];
-const KINDS: [Kind; 4] = [Kind::Sum, Kind::Dot, Kind::Both, Kind::Largest];
+const KINDS: [Kind; 5] = [Kind::Sum, Kind::Dot, Kind::Both, Kind::Largest, Kind::Pair];
 
 impl Partial {
     /// The partial sum as bytes, for another process. Little-endian on every machine; version 1:
@@ -19,7 +19,7 @@ impl Partial {
     /// | 0..4 | magic | `ISOP` |
     /// | 4 | version | 1 |
     /// | 5 | order | 0 row, 1 batch |
-    /// | 6 | kind | 0 sum, 1 dot, 2 dot and sum, 3 largest magnitude |
+    /// | 6 | kind | 0 sum, 1 dot, 2 dot and sum, 3 largest magnitude, 4 dot and sum of samples |
     /// | 7 | size of the compute type | 4 or 8 |
     /// | 8..16 | columns | u64 |
     /// | 16..24 | start | u64 |
@@ -79,7 +79,7 @@ fn read_header(header: &[u8; HEADER]) -> Result<(Extent, usize), Error> {
         return refuse("the order", order.into(), "0 or 1");
     };
     let Some(&kind) = KINDS.get(usize::from(kind)) else {
-        return refuse("the kind", kind.into(), "0 to 3");
+        return refuse("the kind", kind.into(), "0 to 4");
     };
     if ![4, 8].contains(&size) {
         return refuse("the size of the compute type", size.into(), "4 or 8");

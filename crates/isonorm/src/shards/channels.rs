@@ -55,7 +55,7 @@ pub(crate) fn sum_samples<T: Element>(
     sums
 }
 
-/// The sums of dy * x_hat and of dy of every channel.
+/// The sums of dy and of dy * x_hat of every channel.
 pub(crate) fn correlate_samples<T: Element>(
     cpu: &Cpu<'_>,
     x: &[T],
@@ -64,7 +64,7 @@ pub(crate) fn correlate_samples<T: Element>(
     first: usize,
     stats: &[Stats<T::Compute>],
 ) -> Sums<T::Compute> {
-    let mut sums = Sums::new(Order::Batch, Kind::Sum, 2 * shape.channels, first);
+    let mut sums = Sums::new(Order::Batch, Kind::Pair, shape.channels, first);
     let Ok(level) = cpu.chosen_level() else { return sums };
     let channels: Vec<usize> = (0..shape.channels).collect();
     let (sample, one) = (shape.sample(), Shape { samples: 1, ..shape });
@@ -74,8 +74,8 @@ pub(crate) fn correlate_samples<T: Element>(
             let at = n * sample;
             let planes = PlaneSums { level, shape: one, x: &x[at..at + sample], dy: dy.part(at, sample) };
             let [sum, product] = planes.of_one(channels.clone(), &lanes);
-            to[..LANES].copy_from_slice(&product);
-            to[LANES..].copy_from_slice(&sum);
+            to[..LANES].copy_from_slice(&sum);
+            to[LANES..].copy_from_slice(&product);
         }
     };
     push_samples(cpu, shape, 2 * size_of::<T>(), &channels, &fill, &mut sums);
@@ -89,7 +89,7 @@ where
     C: Compute,
     F: Fn(Range<usize>, Range<usize>, &mut [C]) + Sync,
 {
-    let k = sums.columns().checked_div(channels.len()).unwrap_or(0);
+    let k = sums.extent().term().checked_div(channels.len()).unwrap_or(0);
     let mut starts: Vec<usize> = channels.iter().map(|channel| channel / LANES * LANES).collect();
     starts.dedup();
     // Channels that lie side by side in a window: the window, and their lanes.
@@ -102,7 +102,7 @@ where
         .collect();
     let most = (SCALARS / (starts.len() * k * LANES).max(1)).max(1);
     let mut scalars = vec![C::ZERO; starts.len() * k * LANES * most.min(shape.samples)];
-    let mut row = Vec::with_capacity(sums.columns());
+    let mut row = Vec::with_capacity(sums.extent().term());
     for first in (0..shape.samples).step_by(most) {
         let samples = first..shape.samples.min(first + most);
         let each = samples.len() * k * LANES; // of a window
@@ -120,7 +120,8 @@ where
                     row.extend_from_slice(&scalars[window * each + (n * k + sum) * LANES..][lanes.clone()]);
                 }
             }
-            sums.push(&row, &[]);
+            let (a, b) = row.split_at(sums.columns());
+            sums.push(a, b);
         }
     }
 }

@@ -162,6 +162,11 @@ fn a_partial_sum_that_does_not_fit_is_refused_and_nothing_is_written() {
     let refused = BatchNorm::new(2).train_backward(io).map_err(|error| error.to_string());
     assert!(refused.is_err_and(|text| text.contains("BatchShard")) && dx == [7.0; 4]);
     assert!(matches!(batch.push(&x, &x), Err(Error::PartialKind { .. })));
+    // What ranks tell one another of statistics is no gradient, whatever its length.
+    let measured = BatchNorm::new(2).shard(0).measure(planes()).expect("planes").partial().expect("a round");
+    for len in 0..3 {
+        assert!(matches!(measured.dweight(&mut vec![0.0f32; len]), Err(Error::PartialKind { .. })), "{len}");
+    }
 }
 
 #[test]

@@ -61,10 +61,10 @@ pub(crate) fn backward_groups<T: Element>(
 pub(crate) fn add_samples<C: Compute>(partial: &mut Partial, table: &[C], gradients: &mut Gradients<'_>) {
     let _env = FloatEnv::standard();
     let Some(sums) = partial.sums_mut::<C>() else { return };
-    let channels = sums.columns() / 2;
+    let channels = sums.columns();
     let (dbias, dweight) = table.split_at(table.len() / 2);
     for (dbias, dweight) in dbias.chunks_exact(channels.max(1)).zip(dweight.chunks_exact(channels.max(1))) {
-        sums.push(&[dweight, dbias].concat(), &[]);
+        sums.push(dbias, dweight);
     }
     if gradients.are_wanted() {
         let root = sums.root();

@@ -58,7 +58,7 @@ fn carry_on<C: Compute>(leaf: &mut [C], order: Order, kind: Kind, [a, b]: [&[C];
     for c in 0..a.len() {
         if kind.has_dot() {
             let acc = &mut leaf[c * lanes + i % lanes];
-            *acc = a[c].fused(b[c], *acc);
+            *acc = if kind == Kind::Pair { *acc + b[c] } else { a[c].fused(b[c], *acc) };
         }
         if kind.has_sum() {
             let acc = &mut leaf[(dots + c) * lanes + i % lanes];
@@ -68,7 +68,7 @@ fn carry_on<C: Compute>(leaf: &mut [C], order: Order, kind: Kind, [a, b]: [&[C];
 }
 
 const ORDERS: [Order; 2] = [Order::Row, Order::Batch];
-const KINDS: [Kind; 4] = [Kind::Sum, Kind::Dot, Kind::Both, Kind::Largest];
+const KINDS: [Kind; 5] = [Kind::Sum, Kind::Dot, Kind::Both, Kind::Largest, Kind::Pair];
 
 /// Neighbours merged in an order drawn at random, some of them rebuilt from their values before.
 fn merged<C: Compute>(mut parts: Vec<Sums<C>>, source: &mut SplitMix64) -> Sums<C> {
@@ -93,10 +93,11 @@ fn rebuilt<C: Compute>(sums: &Sums<C>) -> Sums<C> {
 fn expected<C: Compute + oracle::Compute>(of: &Positions<C>, order: Order, kind: Kind) -> Vec<C> {
     let column = |from: &[C], c| Positions::column(from, of.columns, c);
     let each = 0..of.columns;
-    let sum = |c| match order {
-        Order::Row => row_sum(&column(&of.a, c)),
-        Order::Batch => batch_sum(&column(&of.a, c)),
+    let sum_of = |from: &[C], c| match order {
+        Order::Row => row_sum(&column(from, c)),
+        Order::Batch => batch_sum(&column(from, c)),
     };
+    let sum = |c| sum_of(&of.a, c);
     let dot = |c| match order {
         Order::Row => row_dot(&column(&of.a, c), &column(&of.b, c)),
         Order::Batch => batch_dot(&column(&of.a, c), &column(&of.b, c)),
@@ -111,6 +112,7 @@ fn expected<C: Compute + oracle::Compute>(of: &Positions<C>, order: Order, kind:
         Kind::Dot => each.map(dot).collect(),
         Kind::Both => each.clone().map(dot).chain(each.map(sum)).collect(),
         Kind::Largest => each.map(largest).collect(),
+        Kind::Pair => each.clone().map(|c| sum_of(&of.b, c)).chain(each.map(sum)).collect(),
     }
 }
 
