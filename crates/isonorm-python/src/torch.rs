@@ -19,12 +19,10 @@ mod shape;
 mod shim;
 mod tensor;
 
-/// Registers the operators with the libtorch at `path`, which torch has loaded; returns whether `torch_row_norm` can be
-/// of use with it.
+/// Registers the operators with the libtorch at `path`, which torch has loaded.
 #[pyfunction]
-fn register_torch(path: &str) -> PyResult<bool> {
-    library::register(path).map_err(|failure| PyImportError::new_err(failure.into_text()))?;
-    Ok(eager::is_possible())
+fn register_torch(path: &str) -> PyResult<()> {
+    library::register(path).map_err(|failure| PyImportError::new_err(failure.into_text()))
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

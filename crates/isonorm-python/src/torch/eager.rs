@@ -60,15 +60,14 @@ impl Torch {
         Ok(level.extract::<i64>()? >= 0)
     }
 
-    /// A handle of a plain tensor on the CPU that needs no gradient.
+    /// A handle of a plain tensor on the CPU.
     fn handle(&self, object: &Bound<'_, PyAny>) -> PyResult<Option<Tensor>> {
         let py = object.py();
         let (Some(from), kind) = (shim().torch_tensor_from_pyobject, object.get_type()) else { return Ok(None) };
         if !(kind.is(&self.tensor) || kind.is(&self.parameter)) {
             return Ok(None);
         }
-        let needs_grad = is_grad_enabled() && object.getattr(intern!(py, "requires_grad"))?.is_truthy()?;
-        if needs_grad || object.call_method0(intern!(py, "is_neg"))?.is_truthy()? {
+        if object.call_method0(intern!(py, "is_neg"))?.is_truthy()? {
             return Ok(None);
         }
         let mut handle = null_mut();
@@ -85,7 +84,7 @@ impl Torch {
 }
 
 /// Whether this version of torch has what is needed.
-pub(super) fn is_possible() -> bool {
+fn is_possible() -> bool {
     is_loaded() && shim().torch_tensor_from_pyobject.is_some() && shim().torch_tensor_to_pyobject.is_some()
 }
 
@@ -116,7 +115,7 @@ fn run<I, O>(py: Python<'_>, input: I, numel: usize, work: impl FnOnce(I) -> O +
 
 /// The tensors of a call, if it is one that can be as short as this.
 fn tensors<const N: usize>(py: Python<'_>, objects: [&Bound<'_, PyAny>; N]) -> PyResult<Option<[Tensor; N]>> {
-    if !is_possible() {
+    if !is_possible() || is_grad_enabled() {
         return Ok(None);
     }
     let torch = TORCH.get_or_try_init(py, || Torch::find(py))?;

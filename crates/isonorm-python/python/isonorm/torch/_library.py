@@ -13,8 +13,7 @@ def _libtorch():
     return os.path.join(os.path.dirname(torch.__file__), "lib", names.get(sys.platform, "libtorch_cpu.so"))
 
 
-#: Whether this torch lets a call go around its dispatcher (2.14 and later do).
-has_short_cut = _isonorm.register_torch(_libtorch())
+_isonorm.register_torch(_libtorch())
 
 ops = torch.ops.isonorm
 

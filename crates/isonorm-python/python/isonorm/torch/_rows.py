@@ -8,9 +8,8 @@ from torch import is_grad_enabled
 from torch.autograd import Function, forward_ad
 from torch.compiler import is_compiling
 
-from isonorm import _isonorm
 from isonorm.torch import _compose
-from isonorm.torch._library import direct, has_short_cut, ops
+from isonorm.torch._library import direct, ops
 from isonorm.torch._transforms import Norm, are_active, is_transformed
 
 _row_norm = ops.row_norm.default
@@ -18,13 +17,6 @@ _row_norm_out = ops.row_norm.out
 _row_norm_backward = ops.row_norm_backward.default
 _add_rms_norm = ops.add_rms_norm.default
 _add_rms_norm_backward = ops.add_rms_norm_backward.default
-
-
-def short_cut(x, shape, weight, bias, centered, eps, weight_offset, llama):
-    """The whole call, if nothing is at work that must see an operator, autograd above all; else None."""
-    if weight is None or not has_short_cut or is_grad_enabled() or is_compiling():
-        return None
-    return _isonorm.torch_row_norm(x, shape, weight, bias, centered, eps, weight_offset, llama)
 
 
 class _Short:
@@ -86,6 +78,43 @@ class _RowNorm(Function):
         return found[0], found[1] if dweight else None, found[2] if dbias else None, None
 
 
+# The commonest calls in training once more, in as few steps of Python as there can be: a step takes as long as a row.
+
+
+class _RmsNorm(Function):
+    @staticmethod
+    def forward(ctx, x, weight, eps, llama):
+        ctx.eps, ctx.llama = eps, llama
+        ctx.save_for_backward(x, weight)
+        return (_eager.llama_rms_norm if llama else _eager.rms_norm)(x, weight, eps)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, weight = ctx.saved_tensors
+        if is_grad_enabled() or is_compiling():
+            options, needs = (weight.dim(), False, ctx.eps, 0.0, ctx.llama), (*ctx.needs_input_grad[:2], False)
+            return *_norm.gradient(options, needs, (dy,), (x, weight, None), ()), None
+        dx, dweight = _eager.rms_norm_backward(dy, x, weight, ctx.eps, ctx.llama)
+        return dx, dweight, None, None
+
+
+class _LayerNorm(Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps):
+        ctx.eps = eps
+        ctx.save_for_backward(x, weight, bias)
+        return _eager.layer_norm(x, weight, bias, eps)
+
+    @staticmethod
+    def backward(ctx, dy):
+        inputs = ctx.saved_tensors
+        if is_grad_enabled() or is_compiling():
+            options, needs = (inputs[1].dim(), True, ctx.eps, 0.0, False), ctx.needs_input_grad[:3]
+            return *_norm.gradient(options, needs, (dy,), inputs, ()), None
+        dx, dweight, dbias = _eager.layer_norm_backward(dy, *inputs, ctx.eps)
+        return dx, dweight, dbias, None
+
+
 def _requires_grad(*tensors):
     return any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
@@ -94,9 +123,16 @@ def row_norm(x, weight, bias, options):
     """Either norm, with whatever parameters there are."""
     if is_transformed() or forward_ad._current_level >= 0:
         return _norm.apply(options, x, weight, bias)
-    if is_grad_enabled() and (
-        x.requires_grad or (weight is not None and weight.requires_grad) or (bias is not None and bias.requires_grad)
-    ):
+    if not is_grad_enabled():
+        return _forward(options, x, weight, bias)
+    if weight is not None and weight.requires_grad and not is_compiling():
+        _, centered, eps, weight_offset, llama = options
+        if weight_offset == 0.0:
+            if not centered and bias is None:
+                return _RmsNorm.apply(x, weight, eps, llama)
+            if centered and bias is not None and bias.requires_grad:
+                return _LayerNorm.apply(x, weight, bias, eps)
+    if _requires_grad(x, weight, bias):
         return _RowNorm.apply(x, weight, bias, options)
     return _forward(options, x, weight, bias)
 

@@ -7,8 +7,9 @@ cast: what autocast is for, sums in float32, happens inside.
 """
 
 import torch
-from torch import is_grad_enabled
+from torch.compiler import is_compiling
 
+from isonorm._isonorm import torch_row_norm
 from isonorm.torch import _planes, _rows
 
 __all__ = ["add_rms_norm", "batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
@@ -78,9 +79,9 @@ def rms_norm(input, normalized_shape, weight=None, eps=None, *, recipe="torch", 
     if eps is None:
         eps = _eps(input)
     llama = recipe != "torch" and _is_llama(recipe)
-    if out is None and not is_grad_enabled():
-        y = _rows.short_cut(input, normalized_shape, weight, None, False, eps, weight_offset, llama)
-        if y is not None:
+    if out is None and not is_compiling():
+        y = torch_row_norm(input, normalized_shape, weight, None, False, eps, weight_offset, llama)
+        if y is not None:  # else something is at work that must see an operator, autograd above all
             return y
     if weight is not None and weight.shape == normalized_shape:
         dims = len(normalized_shape)  # the operator compares weight and input
@@ -116,9 +117,9 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5, *, wei
         >>> isonorm.torch.functional.layer_norm(torch.tensor([[1.0, 2.0, 3.0]]), (3,))
         tensor([[-1.2247,  0.0000,  1.2247]])
     """
-    if out is None and not is_grad_enabled():
-        y = _rows.short_cut(input, normalized_shape, weight, bias, True, eps, weight_offset, False)
-        if y is not None:
+    if out is None and not is_compiling():
+        y = torch_row_norm(input, normalized_shape, weight, bias, True, eps, weight_offset, False)
+        if y is not None:  # else something is at work that must see an operator, autograd above all
             return y
     if weight is not None and weight.shape == normalized_shape:
         dims = len(normalized_shape)  # the operator compares weight, bias and input

@@ -3,7 +3,9 @@
 """
 
 from torch import nn
+from torch.compiler import is_compiling
 
+from isonorm._isonorm import torch_row_norm
 from isonorm.torch import _accumulate, _rows, functional
 
 __all__ = [
@@ -67,9 +69,10 @@ class RMSNorm(nn.RMSNorm):
         eps = self.eps
         if eps is None:
             eps = functional._eps(x)
-        y = _rows.short_cut(x, None, weight, None, False, eps, self.weight_offset, self.recipe == "llama")
-        if y is not None:
-            return y
+        if not is_compiling():
+            y = torch_row_norm(x, None, weight, None, False, eps, self.weight_offset, self.recipe == "llama")
+            if y is not None:
+                return y
         options = (len(self.normalized_shape), False, eps, self.weight_offset, self.recipe == "llama")
         if _accumulate.active:
             return _accumulate.row_norm(self, x, weight, None, options)
@@ -137,9 +140,10 @@ class LayerNorm(nn.LayerNorm):
         weight, bias = self.weight, self.bias
         if weight is None:
             functional._dims(input, self.normalized_shape)
-        y = _rows.short_cut(input, None, weight, bias, True, self.eps, 0.0, False)
-        if y is not None:
-            return y
+        if not is_compiling():
+            y = torch_row_norm(input, None, weight, bias, True, self.eps, 0.0, False)
+            if y is not None:
+                return y
         options = (len(self.normalized_shape), True, self.eps, 0.0, False)
         if _accumulate.active:
             return _accumulate.row_norm(self, input, weight, bias, options)

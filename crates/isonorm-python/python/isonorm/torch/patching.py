@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.compiler import is_compiling
 
+from isonorm._isonorm import torch_row_norm
 from isonorm.torch import _rows
 from isonorm.torch._families import family_of
 
@@ -94,9 +96,10 @@ def _compute(module, family, x, weight):
         eps = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).eps
     bias = getattr(module, "bias", None) if family.centered else None
     options = (family.centered, eps, family.weight_offset, family.llama)
-    y = _rows.short_cut(x, None, weight, bias, *options)
-    if y is not None:
-        return y
+    if not is_compiling():
+        y = torch_row_norm(x, None, weight, bias, *options)
+        if y is not None:
+            return y
     return _rows.row_norm(x, weight, bias, (1 if weight is None else weight.dim(), *options))
 
 
