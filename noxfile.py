@@ -19,7 +19,7 @@ def wheel(session):
 
 @nox.session(requires=["wheel"])
 @nox.parametrize(
-    "torch, python", [("2.15.0", "3.10"), ("2.15.0", "3.12"), ("2.15.0", "3.13"), ("2.11.0", "3.11"), ("2.10.0", "3.11")]
+    "torch, python", [("2.14.1", "3.10"), ("2.15.0", "3.12"), ("2.15.0", "3.13"), ("2.11.0", "3.11"), ("2.10.0", "3.11")]
 )
 def package(session, torch):
     """All tests of the package, but the slow ones."""
