@@ -187,7 +187,10 @@ def test_empty_arrays_are_normalized_to_empty_arrays(dtype):
             assert y.shape == shape and y.dtype == dtype and stats.shape == shape[:-1]
         dx, dweight, dbias = isonorm.layer_norm_backward(x, x)
         assert dx.shape == shape and (dweight == 0).all() and (dbias == 0).all()
-    x = np.empty((0, 4, 3), dtype)
-    assert isonorm.batch_norm(x, training=True).shape == x.shape
-    assert isonorm.group_norm(x, 2).shape == x.shape
-    assert isonorm.instance_norm(x).shape == x.shape
+    for shape in [(0, 4, 3), (3, 4, 0)]:
+        x = np.empty(shape, dtype)
+        for forward, backward, options in CHANNEL_NORMS.values():
+            y, stats = forward(x, **options, return_stats=True)
+            assert y.shape == shape and stats.shape in [(4,), (shape[0], 4), (shape[0], 2)]
+            dx, dweight, dbias = backward(x, x, **options, stats=stats)
+            assert dx.shape == shape and (dweight == 0).all() and (dbias == 0).all()

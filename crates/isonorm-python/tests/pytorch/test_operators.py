@@ -24,6 +24,10 @@ def param(size, **kwargs):
     return torch.randn(size, **kwargs)
 
 
+def train(x, out=None, **kwargs):
+    return F.batch_norm(x, None, None, training=True, out=out, **kwargs)
+
+
 def samples():
     x, w, b = rows(), param(16), param(16)
     strided = torch.randn(3, 4, 32).transpose(0, 1)[..., :16]
@@ -51,6 +55,8 @@ def samples():
     stats = torch.ones(6, 5)
     for x in (planes(), planes().to(memory_format=torch.channels_last), torch.randn(2, 5, 6).transpose(1, 2)):
         yield ops.batch_norm_train.default, (x, c, None, mean, var, 0.1, 1e-5, 0.0)
+        yield ops.batch_norm_train.out, (x, c, None, mean, var, 0.1, 1e-5, 0.0), dict(out=torch.empty_like(x))
+        yield ops.batch_norm_train.out, (x, None, c, None, None, 0.1, 1e-5, 0.0), dict(out=torch.empty_like(x))
         yield ops.batch_norm_train_backward.default, (x, x, c, c, stats, 1e-5, 0.0, True, True)
         yield ops.batch_norm_eval.default, (x, None, c, mean, var, 1e-5, 0.0)
         yield ops.batch_norm_eval.out, (x, None, c, mean, var, 1e-5, 0.0), dict(out=torch.empty_like(x))
@@ -58,6 +64,7 @@ def samples():
         yield ops.group_norm.default, (x, c, c, 3, 1e-5, 0.0)
         yield ops.group_norm.out, (x, c, c, 3, 1e-5, 0.0), dict(out=torch.empty_like(x))
         yield ops.group_norm_backward.default, (x, x, c, c, stats, 3, 1e-5, 0.0, True, True)
+    yield ops.group_norm.default, (torch.empty(2, 6, 0), c, c, 3, 1e-5, 0.0)
     yield ops.instance_norm_running.default, (torch.ones(12, 5), mean, var, 0.1, 16)
 
 
@@ -105,6 +112,10 @@ def test_nothing_leaks():
         (lambda: F.rms_norm(rows(), (16,), eps=-1.0), "eps is -1, expected a finite number of at least 0"),
         (lambda: F.rms_norm(rows(), (16,), out=torch.empty(3)), r"out has shape \[3\], expected \[4, 3, 16\]"),
         (lambda: F.rms_norm(rows(), (16,), param(16).requires_grad_(), out=rows()), "don't support automatic"),
+        (lambda: train(planes().requires_grad_(), out=planes()), "don't support automatic differentiation"),
+        (lambda: train(planes(), weight=param(6).requires_grad_(), out=planes()), "don't support automatic"),
+        (lambda: torch.func.vmap(lambda x: train(x, out=x))(planes()[None]), "don't support torch.func's transforms"),
+        (lambda: train(planes(), out=planes()[:1]), r"out has shape \[1, 6, 4, 4\], expected \[2, 6, 4, 4\]"),
         (lambda: F.add_rms_norm(rows(), rows()[:1], (16,)), "residual has shape"),
         (lambda: F.group_norm(planes(), 4), "divisible by num_groups"),
         (lambda: F.batch_norm(planes(), None, None), "running_mean and running_var"),
@@ -150,6 +161,7 @@ def test_versions_are_kept():
         y.sum().backward()
     for change in (
         lambda x: F.group_norm(x, 3, out=x),
+        lambda x: F.batch_norm(x, None, None, training=True, out=x),
         lambda x: F.batch_norm(x, torch.zeros(6), torch.ones(6), out=x),
         lambda x: F.add_rms_norm(x, planes(), (4,), inplace=True),
     ):

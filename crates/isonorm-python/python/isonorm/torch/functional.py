@@ -6,6 +6,8 @@ bits do not depend on batch, position, strides, threads or instruction set. Unde
 cast: what autocast is for, sums in float32, happens inside.
 """
 
+import math
+
 import torch
 from torch import is_grad_enabled
 
@@ -203,7 +205,7 @@ def batch_norm(
         momentum (float): the share of the batch in the running statistics.
         eps (float): added to the variance.
         weight_offset (float): added to every weight.
-        out (Tensor, optional): where the result is written; it may be ``input``. In evaluation, not with autograd.
+        out (Tensor, optional): where the result is written; it may be ``input``. Not with autograd.
 
     Example::
 
@@ -219,11 +221,10 @@ def batch_norm(
         if running_mean is None or running_var is None:
             raise RuntimeError("Expected running_mean and running_var to be defined when training=False")
         return _planes.batch_norm_eval(input, weight, bias, running_mean, running_var, eps, weight_offset, out)
-    if out is not None:
-        raise ValueError("out= is for evaluation: in training the backward pass needs the input")
     if input.numel() == input.shape[1]:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.size()}")
-    return _planes.batch_norm_train(input, weight, bias, running_mean, running_var, momentum, eps, weight_offset)
+    running = running_mean, running_var
+    return _planes.batch_norm_train(input, weight, bias, *running, momentum, eps, weight_offset, out)
 
 
 def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5, *, weight_offset=0.0, out=None):
@@ -298,8 +299,7 @@ def instance_norm(
         momentum (float): the share of the batch in the running statistics.
         eps (float): added to the variance.
         weight_offset (float): added to every weight.
-        out (Tensor, optional): where the result is written; it may be ``input``. Not with autograd, and not with
-            running statistics that are to be moved.
+        out (Tensor, optional): where the result is written; it may be ``input``. Not with autograd.
 
     Example::
 
@@ -314,8 +314,7 @@ def instance_norm(
         if running_mean is None or running_var is None:
             raise RuntimeError("Expected running_mean and running_var to be defined when use_input_stats=False")
         return _planes.batch_norm_eval(input, weight, bias, running_mean, running_var, eps, weight_offset, out)
-    if input.dim() < 3 or input[0, 0].numel() <= 1:
+    if math.prod(input.shape[2:]) == 1:
         raise ValueError(f"Expected more than 1 spatial element when training, got input size {input.size()}")
-    if out is not None or running_mean is None or running_var is None:
-        return _planes.group_norm(input, weight, bias, input.shape[1], eps, weight_offset, out)
-    return _planes.instance_norm_train(input, weight, bias, running_mean, running_var, momentum, eps, weight_offset)
+    running = running_mean, running_var
+    return _planes.instance_norm_train(input, weight, bias, *running, momentum, eps, weight_offset, out)
