@@ -127,6 +127,33 @@ def test_errors_are_runtime_errors(call, message):
         call()
 
 
+@pytest.mark.parametrize("eps", [-1e-5, float("nan"), float("inf")])
+def test_an_eps_that_has_no_root_is_refused(eps):
+    x, running = planes(), (torch.zeros(6), torch.ones(6))
+    calls = [
+        lambda: F.rms_norm(x, (4,), eps=eps),
+        lambda: F.layer_norm(x, (4,), eps=eps, out=x),
+        lambda: F.add_rms_norm(x, x.clone(), (4,), eps=eps, inplace=True),
+        lambda: F.group_norm(x, 3, eps=eps, out=x),
+        lambda: F.instance_norm(x, *running, eps=eps, out=x),
+        lambda: F.instance_norm(x, *running, use_input_stats=False, eps=eps),
+        lambda: F.batch_norm(x, *running, training=True, eps=eps, out=x),
+        lambda: F.batch_norm(x, *running, eps=eps, out=x),
+    ]
+    before = x.clone()
+    for call in calls:
+        with pytest.raises((RuntimeError, ValueError)) as error:
+            call()
+        is_torchs = eps < 0 and call in calls[-2:]  # torch checks that of BatchNorm alone
+        assert error.type is (ValueError if is_torchs else RuntimeError)
+        assert "eps" in str(error.value) and ("at least 0" in str(error.value) or "non-negative" in str(error.value))
+        assert (
+            torch.equal(x, before)
+            and torch.equal(running[0], torch.zeros(6))
+            and torch.equal(running[1], torch.ones(6))
+        )
+
+
 def test_other_errors():
     with pytest.raises(ValueError, match="recipe is 'lama', expected 'torch' or 'llama'"):
         F.rms_norm(rows(), (16,), recipe="lama")

@@ -4,6 +4,9 @@ All of them take float32, float64, float16 and bfloat16 on the CPU, compute in f
 float64) and return ``input``'s dtype; weight and bias have dtypes of their own (float64 with float64 alone). A result's
 bits do not depend on batch, position, strides, threads or instruction set. Under ``torch.autocast`` nothing is
 cast: what autocast is for, sums in float32, happens inside.
+
+``eps`` is finite and at least 0. Any other is an error; torch, but for its BatchNorm, takes the root of what may be
+negative then, and returns NaN.
 """
 
 import math
@@ -217,6 +220,8 @@ def batch_norm(
     if input.dim() < 2:
         raise RuntimeError(f"Expected at least 2 dimensions (N, C, ...), but got {input.dim()}")
     _check_channels(input, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    if eps < 0:
+        raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
     if not training:
         if running_mean is None or running_var is None:
             raise RuntimeError("Expected running_mean and running_var to be defined when training=False")
