@@ -2,8 +2,7 @@
 
 use std::ffi::CStr;
 
-use half::{bf16, f16};
-use isonorm::{DType, PlaneIo, Running, SliceMut, Stats, StatsRef};
+use isonorm::{DType, PlaneIo, Running};
 
 use super::failure::Failure;
 use super::kernel::Kernel;
@@ -231,8 +230,7 @@ impl Kernel for GroupNormBackward {
     }
 }
 
-/// The running statistics of InstanceNorm after a batch: they move towards the means over the samples of the samples'
-/// statistics. In f64, sample by sample.
+/// The running statistics of InstanceNorm after a batch: they move towards the means over its samples.
 pub(super) struct InstanceNormRunning;
 
 impl Kernel for InstanceNormRunning {
@@ -242,40 +240,10 @@ impl Kernel for InstanceNormRunning {
     type Results = [Tensor; 2];
 
     fn run((stats, running_mean, running_var, momentum, positions): Self::Arguments) -> Result<[Tensor; 2], Failure> {
-        let unbiased = positions as f64 / (positions - 1) as f64;
-        let (stats, running) = (stats.stats()?, (running_mean, running_var));
-        let [mut mean, mut var] = [after(&Some(running.0), DType::F32)?, after(&Some(running.1), DType::F32)?];
-        match stats {
-            StatsRef::F32(stats) => {
-                move_towards(mean.slice()?, momentum, stats, |stats| stats.mean().into());
-                move_towards(var.slice()?, momentum, stats, |stats| f64::from(stats.var()) * unbiased);
-            }
-            StatsRef::F64(stats) => {
-                move_towards(mean.slice()?, momentum, stats, Stats::mean);
-                move_towards(var.slice()?, momentum, stats, |stats| stats.var() * unbiased);
-            }
+        let mut after = After::of(Some(running_mean), Some(running_var), DType::F32)?;
+        if let Some(mut running) = after.running()? {
+            running.instances(momentum, stats.stats()?, positions.max(0) as usize)?;
         }
-        Ok([mean, var].map(TensorMut::into_tensor))
-    }
-}
-
-/// `running` of each channel by the mean of what `value` says of each sample.
-fn move_towards<C>(running: SliceMut<'_>, momentum: f64, stats: &[Stats<C>], value: impl Fn(&Stats<C>) -> f64) {
-    let channels = running.len();
-    let moved = |c: usize, old: f64| {
-        let samples = stats.iter().skip(c).step_by(channels);
-        let count = samples.len() as f64;
-        (1.0 - momentum) * old + momentum * (samples.fold(0.0, |sum, stats| sum + value(stats)) / count)
-    };
-    match running {
-        _ if stats.is_empty() => {}
-        SliceMut::F32(running) => running.iter_mut().enumerate().for_each(|(c, r)| *r = moved(c, (*r).into()) as f32),
-        SliceMut::F64(running) => running.iter_mut().enumerate().for_each(|(c, r)| *r = moved(c, *r)),
-        SliceMut::F16(running) => {
-            running.iter_mut().enumerate().for_each(|(c, r)| *r = f16::from_f64(moved(c, (*r).into())));
-        }
-        SliceMut::Bf16(running) => {
-            running.iter_mut().enumerate().for_each(|(c, r)| *r = bf16::from_f64(moved(c, (*r).into())));
-        }
+        Ok([after.mean, after.var].map(TensorMut::into_tensor))
     }
 }

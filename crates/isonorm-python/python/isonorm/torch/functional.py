@@ -297,8 +297,8 @@ def instance_norm(
 
     Args:
         input (Tensor): of shape :math:`(N, C, *)`; channels-last memory is read in place and kept.
-        running_mean, running_var (Tensor, optional): of shape :math:`(C)`; they move towards the mean over the samples
-            of the samples' statistics.
+        running_mean, running_var (Tensor, optional): of shape :math:`(C)`; they move towards the means over the samples
+            of the samples' statistics, the variance's unbiased. Samples are summed in batch order, as gradients are.
         weight, bias (Tensor, optional): of shape :math:`(C)`.
         use_input_stats (bool): whether the input's own statistics are used, else the running ones.
         momentum (float): the share of the batch in the running statistics.
