@@ -6,7 +6,7 @@
 import math
 from dataclasses import dataclass
 
-from order import row_dot, row_sum
+from order import batch_sum, row_dot, row_sum
 
 
 @dataclass
@@ -166,3 +166,8 @@ def running_update(c, running, value, momentum):
 
 def unbiased(c, var, n):
     return c.mul(var, c.div(c.round(n), c.round(n - 1)))
+
+
+def mean_of_samples(c, values):
+    """What InstanceNorm's running statistics follow."""
+    return c.div(batch_sum(c, values), c.round(len(values)))

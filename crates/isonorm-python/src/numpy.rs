@@ -7,6 +7,7 @@
 
 use pyo3::prelude::*;
 
+mod add_layer_norm;
 mod add_rms_norm;
 mod array;
 mod axes;
@@ -34,6 +35,8 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(add_rms_norm::add_rms_norm_backward, module)?)?;
     module.add_function(wrap_pyfunction!(layer_norm::layer_norm, module)?)?;
     module.add_function(wrap_pyfunction!(layer_norm::layer_norm_backward, module)?)?;
+    module.add_function(wrap_pyfunction!(add_layer_norm::add_layer_norm, module)?)?;
+    module.add_function(wrap_pyfunction!(add_layer_norm::add_layer_norm_backward, module)?)?;
     module.add_function(wrap_pyfunction!(batch_norm::batch_norm, module)?)?;
     module.add_function(wrap_pyfunction!(batch_norm::batch_norm_backward, module)?)?;
     module.add_function(wrap_pyfunction!(group_norm::group_norm, module)?)?;

@@ -97,6 +97,7 @@ def every_call(x, channels, out):
     isonorm.layer_norm_backward(x, x, stats=stats, mask=np.ones(len(x), bool), accumulate=isonorm.Partial("f4", 64))
     isonorm.Partial.from_bytes(isonorm.Partial("f4", 100_000).to_bytes())
     isonorm.add_rms_norm(x, x)
+    isonorm.add_layer_norm(x, x, return_stats=True)
     isonorm.add_rms_norm_backward(x, x)
     isonorm.batch_norm(channels, training=True, return_stats=True)[1].mean.sum()
     isonorm.group_norm_backward(channels, channels, 2)

@@ -68,6 +68,9 @@ REFUSED = [
     (lambda: B(X, X, stats=stats(X[:2])), ValueError, "stats has shape [2], expected [4]: those of this x"),
     (lambda: B(X, X, dweight=np.empty(3, "f4")), ValueError, "dweight has shape [3], expected [6]"),
     (lambda: isonorm.add_rms_norm(X, X[:1]), ValueError, "residual has shape [1, 6], expected [4, 6] as x has"),
+    (lambda: isonorm.add_layer_norm(X, X[:1]), ValueError, "residual has shape [1, 6], expected [4, 6] as x has"),
+    (lambda: isonorm.add_layer_norm_backward(X, X, X[:1]), ValueError, "dresidual has shape [1, 6], expected [4, 6]"),
+    (lambda: isonorm.add_layer_norm(X, X, W, W[:3]), ValueError, "bias has shape [3], expected [6]"),
     (
         lambda: isonorm.batch_norm(X[0], training=True),
         ValueError,
@@ -133,6 +136,7 @@ OVERLAPS = [
     (lambda b: isonorm.add_rms_norm(X, b[0:4], out=b[0:4]), "out overlaps residual in memory"),
     (lambda b: isonorm.add_rms_norm(X, X, out=b[0:4], residual_out=b[0:4]), "residual_out overlaps out in memory"),
     (lambda b: isonorm.add_rms_norm(b[0:4], b[0:4], out=b[0:4]), "out overlaps residual in memory"),
+    (lambda b: isonorm.add_layer_norm(X, X, bias=b[0], residual_out=b[0:4]), "residual_out overlaps bias in memory"),
     (
         lambda b: isonorm.batch_norm(X, training=True, running_mean=b[0], running_var=b[0]),
         "running_var overlaps running_mean in memory",

@@ -129,13 +129,14 @@ def test_parameters_have_a_type_of_their_own():
     assert (dx.dtype, dweight.dtype) == (x.dtype, np.float32)
 
 
-def test_a_residual_stream_of_float32():
+@pytest.mark.parametrize("norm", ["rms_norm", "layer_norm"])
+def test_a_residual_stream_of_float32(norm):
     x, residual = draw((3, 7), ml_dtypes.bfloat16), draw((3, 7), np.float32, 1)
-    y, r = isonorm.add_rms_norm(x, residual)
+    y, r = getattr(isonorm, f"add_{norm}")(x, residual)
     assert (y.dtype, r.dtype) == (x.dtype, residual.dtype)
     assert_same_bits(r, x.astype(np.float32) + residual)
-    assert_same_bits(y, isonorm.rms_norm(r, out=np.empty_like(x)))
-    dx, dr, dweight, _ = isonorm.add_rms_norm_backward(y, r, residual)
+    assert_same_bits(y, getattr(isonorm, norm)(r, out=np.empty_like(x)))
+    dx, dr, dweight, _ = getattr(isonorm, f"add_{norm}_backward")(y, r, residual)
     assert (dx.dtype, dr.dtype, dweight.dtype) == (y.dtype, r.dtype, r.dtype)
     assert_same_bits(dx, dr.astype(dx.dtype))
 

@@ -98,28 +98,35 @@ def test_gradients_of_rows_have_the_bits_of_contiguous_rows(data):
         assert_same_bits(dy, expected[0], "dx in place of dy")
 
 
-@given(st.data())
-def test_the_residual_add_has_the_bits_of_its_two_steps(data):
+@pytest.mark.parametrize("norm", ["rms_norm", "layer_norm"])
+@given(data=st.data())
+def test_the_residual_add_has_the_bits_of_its_two_steps(norm, data):
+    names = (norm, f"{norm}_backward", f"add_{norm}", f"add_{norm}_backward")
+    forward, backward, add, add_backward = (getattr(isonorm, name) for name in names)
     shape, dtype = data.draw(shapes), data.draw(dtypes)
     axis = data.draw(axes(len(shape)))
     x, residual = data.draw(views(shape, dtype, is_written=True)), data.draw(views(shape, dtype, is_written=True))
     sum_, expected_dr = x + residual, x + residual
-    expected = isonorm.rms_norm(sum_, axis=axis)
-    y, r = isonorm.add_rms_norm(x, residual, axis=axis)
+    expected = forward(sum_, axis=axis)
+    y, r = add(x, residual, axis=axis)
     assert_same_bits(y, expected, "y")
     assert_same_bits(r, sum_, "r")
-    dx, dr, dweight, dbias = isonorm.add_rms_norm_backward(x, r, np.zeros_like(r), axis=axis)
-    expected_dr, expected_dweight, _ = isonorm.rms_norm_backward(x, r, axis=axis)
-    assert dr is dx and dbias is None
+    dx, dr, dweight, dbias = add_backward(x, r, np.zeros_like(r), axis=axis)
+    expected_dr, expected_dweight, expected_dbias = backward(x, r, axis=axis)
+    assert dr is dx
     assert_same_bits(dx + 0, expected_dr + 0, "dx")  # -0 + 0 is 0
     assert_same_bits(dweight, expected_dweight, "dweight")
+    if norm == "rms_norm":
+        assert dbias is expected_dbias is None
+    else:
+        assert_same_bits(dbias, expected_dbias, "dbias")
     places = data.draw(st.sampled_from([("x", "residual"), ("x",), ("residual",)]))
     given_out = {}
     if "x" in places:
         given_out["out"] = x
     if "residual" in places:
         given_out["residual_out"] = residual
-    y, r = isonorm.add_rms_norm(x, residual, axis=axis, **given_out)
+    y, r = add(x, residual, axis=axis, **given_out)
     assert_same_bits(y, expected, f"y with {places} in place")
     assert_same_bits(r, sum_, f"r with {places} in place")
 
@@ -180,7 +187,10 @@ def test_empty_arrays_are_normalized_to_empty_arrays(dtype):
             assert y.shape == shape and y.dtype == dtype and stats.shape == shape[:-1]
         dx, dweight, dbias = isonorm.layer_norm_backward(x, x)
         assert dx.shape == shape and (dweight == 0).all() and (dbias == 0).all()
-    x = np.empty((0, 4, 3), dtype)
-    assert isonorm.batch_norm(x, training=True).shape == x.shape
-    assert isonorm.group_norm(x, 2).shape == x.shape
-    assert isonorm.instance_norm(x).shape == x.shape
+    for shape in [(0, 4, 3), (3, 4, 0)]:
+        x = np.empty(shape, dtype)
+        for forward, backward, options in CHANNEL_NORMS.values():
+            y, stats = forward(x, **options, return_stats=True)
+            assert y.shape == shape and stats.shape in [(4,), (shape[0], 4), (shape[0], 2)]
+            dx, dweight, dbias = backward(x, x, **options, stats=stats)
+            assert dx.shape == shape and (dweight == 0).all() and (dbias == 0).all()

@@ -102,3 +102,62 @@ def test_statistics_are_those_of_the_rows(dtype):
         assert found.dtype == compute and found.shape == (2, 5) == stats.shape
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)  # f32 sums of three values
     assert repr(stats) == f"Stats(shape=[2, 5], dtype={np.dtype(compute)})"
+
+
+COPIES = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    **{f"pickle {n}": lambda one, n=n: pickle.loads(pickle.dumps(one, n)) for n in range(pickle.HIGHEST_PROTOCOL + 1)},
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_statistics_are_copied_whole(copied, dtype):
+    x, dy = draw((2, 3, 5), dtype), draw((2, 3, 5), dtype, 1)
+    x[0, :, 0] *= np.asarray(3e4, dtype)  # squares beyond float16: nothing of it is lost
+    _, stats = isonorm.layer_norm(x, axis=1, return_stats=True)
+    twin = copied(stats)
+    assert type(twin) is isonorm.Stats and repr(twin) == repr(stats)
+    assert twin != stats and stats == stats and len({stats, twin}) == 2  # no two are equal
+    for name in ("mean", "var", "rstd"):
+        assert_same_bits(getattr(twin, name), getattr(stats, name), name)
+    expected = isonorm.layer_norm_backward(dy, x, axis=1, stats=stats)
+    for found, gradient in zip(isonorm.layer_norm_backward(dy, x, axis=1, stats=twin), expected, strict=True):
+        assert_same_bits(found, gradient)
+
+
+def test_statistics_under_the_range_rule_and_of_no_rows_are_copied_whole():
+    x = np.array([[1e30, -2e30, 3e30], [1e-30, 2e-30, -1e-30], [np.nan, 1.0, np.inf]], np.float32)
+    for rows in (x, x[:0]):
+        _, stats = isonorm.layer_norm(rows, eps=0.0, return_stats=True)
+        expected = isonorm.layer_norm_backward(rows, rows, eps=0.0, stats=stats)
+        found = isonorm.layer_norm_backward(rows, rows, eps=0.0, stats=copy.copy(stats))
+        for a, b in zip(found, expected, strict=True):
+            assert_same_bits(a, b)
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_a_copied_partial_goes_on_by_itself(copied):
+    dy, x_hat = draw((40, 3), np.float32), draw((40, 3), np.float32, 1)
+    partial = isonorm.Partial(np.float32, 3, start=5)
+    partial.push(dy, x_hat)
+    before, twin = partial.to_bytes(), copied(partial)
+    assert type(twin) is isonorm.Partial and twin.to_bytes() == before and repr(twin) == repr(partial)
+    assert twin != partial and partial == partial and len({partial, twin}) == 2  # no two are equal
+    twin.push(dy, x_hat)
+    assert (len(partial), len(twin)) == (40, 80) and partial.to_bytes() == before
+
+
+def test_what_is_no_pickled_statistics_is_refused():
+    _, stats = isonorm.layer_norm(draw((4, 6), np.float32), return_stats=True)
+    make, (values,) = stats.__reduce__()
+    assert values.shape == (4, 5)
+    for wrong, error, message in [
+        (values[:, :4], ValueError, r"values has shape \[4, 4\], expected five for each row"),
+        (values[0, 0], ValueError, r"values has shape \[\]"),
+        (values.astype(np.float16), TypeError, "expected float32 or float64"),
+        (values.astype(int), TypeError, "expected float32"),
+    ]:
+        with pytest.raises(error, match=message):
+            make(wrong)
+    assert_same_bits(make(np.asfortranarray(values)).mean, stats.mean)

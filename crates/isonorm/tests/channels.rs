@@ -3,6 +3,8 @@
 
 #[path = "channels/call.rs"]
 mod call;
+#[path = "channels/instances.rs"]
+mod instances;
 #[path = "channels/refused.rs"]
 mod refused;
 mod support;

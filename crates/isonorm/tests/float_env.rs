@@ -9,7 +9,7 @@ use std::hint::black_box;
 
 use isonorm::{
     BackwardIo, BatchNorm, Cpu, Error, Io, Level, Measuring, Partial, PlaneBackwardIo, PlaneIo, Planes, PlanesMut,
-    Pool, RmsNorm,
+    Pool, RmsNorm, Running, Stats,
 };
 use isonorm_testing::DType;
 use isonorm_testing::oracle::{self, Eps};
@@ -223,6 +223,28 @@ fn a_partial_sum_of_subnormals_is_not_flushed() {
     let expected = oracle::batch_sum(&rows).to_bits();
     for host in HOSTS {
         assert_eq!(under(host, sums), expected, "MXCSR {host:x}");
+    }
+}
+
+#[test]
+fn running_statistics_of_subnormal_instances_are_not_flushed() {
+    let stats: Vec<_> = (1..60)
+        .map(|i| Stats {
+            mean: f32::from_bits(i * 0x101),
+            var: f32::from_bits(i * 0x203),
+            scale: 1.0,
+            ..Stats::default()
+        })
+        .collect();
+    let moved = || {
+        let (mut mean, mut var) = ([f32::from_bits(0x4001)], [f32::from_bits(0x5003)]);
+        Running::new(&mut mean, &mut var).instances(0.25, &stats, 4).expect("valid");
+        [mean[0].to_bits(), var[0].to_bits()]
+    };
+    let expected = moved();
+    assert!(expected.iter().all(|bits| *bits > 0 && *bits < f32::MIN_POSITIVE.to_bits()), "{expected:x?}");
+    for host in HOSTS {
+        assert_eq!(under(host, moved), expected, "MXCSR {host:x}");
     }
 }
 

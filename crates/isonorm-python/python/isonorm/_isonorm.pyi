@@ -9,6 +9,8 @@ __all__ = [
     "Stats",
     "TorchPartial",
     "__version__",
+    "add_layer_norm",
+    "add_layer_norm_backward",
     "add_rms_norm",
     "add_rms_norm_backward",
     "batch_norm",
@@ -32,6 +34,7 @@ _Array: TypeAlias = NDArray[Any]
 _Axis: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 _Recipe: TypeAlias = Literal["torch", "llama"]
 _Gradients: TypeAlias = tuple[_Array, _Array | None, _Array | None]
+_AddGradients: TypeAlias = tuple[_Array, _Array, _Array | None, _Array | None]
 
 @final
 class Stats:
@@ -43,6 +46,7 @@ class Stats:
     def rstd(self) -> _Array: ...
     @property
     def shape(self) -> tuple[int, ...]: ...
+    def __reduce__(self) -> tuple[Any, tuple[_Array]]: ...
 
 @final
 class Partial:
@@ -173,7 +177,7 @@ def add_rms_norm_backward(
     mask: ArrayLike | None = None,
     accumulate: Partial | None = None,
     threads: int | None = None,
-) -> tuple[_Array, _Array, _Array | None, _Array | None]: ...
+) -> _AddGradients: ...
 @overload
 def layer_norm(
     x: ArrayLike,
@@ -219,6 +223,56 @@ def layer_norm_backward(
     accumulate: Partial | None = None,
     threads: int | None = None,
 ) -> _Gradients: ...
+@overload
+def add_layer_norm(
+    x: ArrayLike,
+    residual: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    eps: float = 1e-5,
+    axis: _Axis = -1,
+    out: _Array | None = None,
+    residual_out: _Array | None = None,
+    weight_offset: float = 0.0,
+    eps_outside: bool = False,
+    return_stats: Literal[False] = False,
+    threads: int | None = None,
+) -> tuple[_Array, _Array]: ...
+@overload
+def add_layer_norm(
+    x: ArrayLike,
+    residual: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    eps: float = 1e-5,
+    axis: _Axis = -1,
+    out: _Array | None = None,
+    residual_out: _Array | None = None,
+    weight_offset: float = 0.0,
+    eps_outside: bool = False,
+    return_stats: Literal[True],
+    threads: int | None = None,
+) -> tuple[_Array, _Array, Stats]: ...
+def add_layer_norm_backward(
+    dy: ArrayLike,
+    r: ArrayLike,
+    dresidual: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    *,
+    eps: float = 1e-5,
+    axis: _Axis = -1,
+    out: _Array | None = None,
+    weight_offset: float = 0.0,
+    eps_outside: bool = False,
+    dweight: bool | _Array | None = None,
+    dbias: bool | _Array | None = None,
+    stats: Stats | None = None,
+    mask: ArrayLike | None = None,
+    accumulate: Partial | None = None,
+    threads: int | None = None,
+) -> _AddGradients: ...
 @overload
 def batch_norm(
     x: ArrayLike,

@@ -2,10 +2,10 @@
 
 use pyo3::prelude::*;
 
-use super::axes::Axis;
-use super::options::{Count, RecipeName, Wanted};
+use super::axes::{Axis, LAST};
+use super::options::{Count, RecipeName};
 use super::partial::Partial;
-use super::rms_norm::{LAST, TORCH, norm};
+use super::rms_norm::{TORCH, norm};
 use super::row_norm::{self, Backward, Forward};
 use super::stats::Stats;
 
@@ -164,8 +164,6 @@ pub(crate) fn add_rms_norm_backward<'py>(
     threads: Option<Count>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let norm = norm(eps, eps_outside, weight_offset, recipe, partial, threads)?;
-    let dweight = Wanted::of("dweight", dweight, accumulate.is_none())?;
-    let dbias = Wanted::of("dbias", dbias, false)?;
     let (stats, is_after_add) = (stats.as_deref(), true);
     let x = ("r", r);
     let call =

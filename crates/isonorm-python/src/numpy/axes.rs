@@ -5,6 +5,9 @@ use pyo3::prelude::*;
 
 type Order = Vec<usize>;
 
+/// The default of the norms of rows.
+pub(super) const LAST: Axis = Axis::One(-1);
+
 /// The `axis` of a call, as it was given.
 pub(super) enum Axis {
     One(isize),

@@ -80,7 +80,7 @@ pub(super) fn forward<'py>(py: Python<'py>, call: Forward<'_, 'py>) -> PyResult<
     let in_place = y.output.in_place;
     let to = frame.planes_mut(&mut y);
     let mut io = if in_place { PlaneIo::in_place(to) } else { PlaneIo::new(frame.planes(&x), to) };
-    if let Some(stats) = &mut stats {
+    if let Some(stats) = stats.as_mut().filter(|_| !frame.is_empty()) {
         io = io.stats(stats.writable());
     }
     py.detach(move || norm.apply(io)).map_err(raised)?;
@@ -142,7 +142,7 @@ pub(super) fn backward<'py>(py: Python<'py>, call: Backward<'_, 'py>) -> PyResul
     if let Some(dbias) = &mut dbias {
         io = io.dbias(dbias.output.slice_mut());
     }
-    if let Some(saved) = saved {
+    if let Some(saved) = saved.filter(|_| !frame.is_empty()) {
         io = io.stats(saved);
     }
     py.detach(move || norm.backward(io)).map_err(raised)?;

@@ -2,13 +2,11 @@
 
 use pyo3::prelude::*;
 
-use super::axes::Axis;
-use super::options::{Count, Wanted, cpu};
+use super::axes::{Axis, LAST};
+use super::options::{Count, cpu};
 use super::partial::Partial;
 use super::row_norm::{self, Backward, Forward, Kind, RowNorm};
 use super::stats::Stats;
-
-const LAST: Axis = Axis::One(-1);
 
 /// Takes the mean off `x` along `axis`, divides it by the standard deviation and applies `weight` and `bias`.
 ///
@@ -85,7 +83,7 @@ pub(crate) fn layer_norm<'py>(
     return_stats: bool,
     threads: Option<Count>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let norm = RowNorm { kind: Kind::Layer, eps, eps_outside, weight_offset, cpu: cpu(threads)? };
+    let norm = norm(eps, eps_outside, weight_offset, threads)?;
     row_norm::forward(py, Forward { norm, x, weight, bias, axis, out, return_stats })
 }
 
@@ -162,12 +160,15 @@ pub(crate) fn layer_norm_backward<'py>(
     accumulate: Option<PyRefMut<'py, Partial>>,
     threads: Option<Count>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let norm = RowNorm { kind: Kind::Layer, eps, eps_outside, weight_offset, cpu: cpu(threads)? };
-    let dweight = Wanted::of("dweight", dweight, accumulate.is_none())?;
-    let dbias = Wanted::of("dbias", dbias, accumulate.is_none())?;
+    let norm = norm(eps, eps_outside, weight_offset, threads)?;
     let (stats, dresidual, is_after_add) = (stats.as_deref(), None, false);
     let x = ("x", x);
     let call =
         Backward { norm, dy, x, weight, axis, out, dresidual, is_after_add, dweight, dbias, stats, mask, accumulate };
     row_norm::backward(py, call)
+}
+
+/// LayerNorm with its options.
+pub(super) fn norm(eps: f64, eps_outside: bool, weight_offset: f64, threads: Option<Count>) -> PyResult<RowNorm> {
+    Ok(RowNorm { kind: Kind::Layer, eps, eps_outside, weight_offset, cpu: cpu(threads)? })
 }

@@ -15,7 +15,7 @@ use crate::error::raised;
 /// Unfinished sums over the rows of a batch: the gradients of weight and bias.
 ///
 /// Whoever merges the pieces of a batch, cut anywhere, has the bits of one sum over all its rows. So micro-batches and
-/// ranks have the gradients of the whole batch.
+/// ranks have the gradients of the whole batch. Sums can be pickled and copied.
 ///
 /// Parameters
 /// ----------

@@ -61,6 +61,11 @@ impl<'py> Frame<'py> {
         if lies_so { Ok(array) } else { array.copied() }
     }
 
+    /// Whether there is nothing to have statistics of.
+    pub(super) fn is_empty(&self) -> bool {
+        self.shape.contains(&0)
+    }
+
     /// Refuses an array of another shape than x's.
     pub(super) fn check(&self, name: &str, array: &Array<'py>) -> PyResult<()> {
         let (found, expected) = (array.shape(), &*self.shape);

@@ -3,14 +3,13 @@
 use isonorm::Recipe;
 use pyo3::prelude::*;
 
-use super::axes::Axis;
-use super::options::{Count, RecipeName, Wanted, cpu};
+use super::axes::{Axis, LAST};
+use super::options::{Count, RecipeName, cpu};
 use super::partial::Partial;
 use super::row_norm::{self, Backward, Forward, Kind, RowNorm};
 use super::stats::Stats;
 
 pub(super) const TORCH: RecipeName = RecipeName(Recipe::Torch);
-pub(super) const LAST: Axis = Axis::One(-1);
 
 /// Normalizes `x` by its root mean square along `axis` and scales it by `weight`.
 ///
@@ -191,8 +190,6 @@ pub(crate) fn rms_norm_backward<'py>(
     threads: Option<Count>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let norm = norm(eps, eps_outside, weight_offset, recipe, partial, threads)?;
-    let dweight = Wanted::of("dweight", dweight, accumulate.is_none())?;
-    let dbias = Wanted::of("dbias", dbias, false)?;
     let (stats, dresidual, is_after_add) = (stats.as_deref(), None, false);
     let x = ("x", x);
     let call =

@@ -173,15 +173,26 @@ pub(super) struct Backward<'a, 'py> {
     pub(super) dresidual: Option<&'a Bound<'py, PyAny>>,
     /// Whether the gradient of the residual is wanted, too.
     pub(super) is_after_add: bool,
-    pub(super) dweight: Wanted<'py>,
-    pub(super) dbias: Wanted<'py>,
+    pub(super) dweight: Option<Bound<'py, PyAny>>,
+    pub(super) dbias: Option<Bound<'py, PyAny>>,
     pub(super) stats: Option<&'a Stats>,
     pub(super) mask: Option<&'a Bound<'py, PyAny>>,
     pub(super) accumulate: Option<PyRefMut<'py, Partial>>,
 }
 
+impl<'py> Backward<'_, 'py> {
+    /// dweight and dbias: what the norm's parameters commonly are, unless a sum takes both.
+    fn wanted(&mut self) -> PyResult<[Wanted<'py>; 2]> {
+        let is_taken = self.accumulate.is_some();
+        let has_bias = matches!(self.norm.kind, Kind::Layer);
+        let dweight = Wanted::of("dweight", self.dweight.take(), !is_taken)?;
+        Ok([dweight, Wanted::of("dbias", self.dbias.take(), has_bias && !is_taken)?])
+    }
+}
+
 /// The gradients of a call: dx, that of the residual after an add, dweight, dbias.
 pub(super) fn backward<'py>(py: Python<'py>, mut call: Backward<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+    let [dweight, dbias] = call.wanted()?;
     let x = Array::read(call.x.0, call.x.1, None)?;
     let dy = Array::read("dy", call.dy, Some(&x))?;
     let dresidual = call.dresidual.map(|object| Array::read("dresidual", object, Some(&x))).transpose()?;
@@ -200,10 +211,10 @@ pub(super) fn backward<'py>(py: Python<'py>, mut call: Backward<'_, 'py>) -> PyR
     };
     let inputs = [inputs[0], inputs[1], inputs[2], ("dy", Some(&dy)), ("out", call.out.map(|_| dx.memory()))];
     let like = weight.as_ref().unwrap_or(&x);
-    let mut dweight = Gradient::new("dweight", call.dweight, frame.normalized(), like, &inputs)?;
+    let mut dweight = Gradient::new("dweight", dweight, frame.normalized(), like, &inputs)?;
     let beside = ("dweight", dweight.as_ref().and_then(Gradient::given));
     let inputs = [inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], beside];
-    let mut dbias = Gradient::new("dbias", call.dbias, frame.normalized(), like, &inputs)?;
+    let mut dbias = Gradient::new("dbias", dbias, frame.normalized(), like, &inputs)?;
 
     let (x, dy) = (frame.input(call.x.0, x)?, frame.input("dy", dy)?);
     let dresidual = dresidual.map(|dresidual| frame.input("dresidual", dresidual)).transpose()?;

@@ -1,14 +1,17 @@
 //! Saved statistics.
 
-use isonorm::{DType, Stats as Row, StatsMut, StatsRef};
-use numpy::{PyArray1, PyArrayMethods};
-use pyo3::exceptions::{PyMemoryError, PyValueError};
+use isonorm::{DType, Slice, Stats as Row, StatsMut, StatsRef};
+use numpy::{Element, PyArray1, PyArrayMethods};
+use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::{PyTuple, PyType};
+
+use super::array::Array;
 
 /// Statistics that a norm saved for its backward pass.
 ///
 /// ``return_stats=True`` gives them, ``stats=`` takes them. They are exactly what the norm computed with, so that the
-/// gradients have the same bits with them as without.
+/// gradients have the same bits with them as without. They can be pickled and copied.
 ///
 /// Attributes
 /// ----------
@@ -69,11 +72,29 @@ impl Stats {
         f32: fn(&Row<f32>) -> f32,
         f64: fn(&Row<f64>) -> f64,
     ) -> PyResult<Bound<'py, PyAny>> {
-        Ok(match &self.rows {
-            Rows::F32(rows) => PyArray1::from_iter(py, rows.iter().map(f32)).reshape(self.shape.clone())?.into_any(),
-            Rows::F64(rows) => PyArray1::from_iter(py, rows.iter().map(f64)).reshape(self.shape.clone())?.into_any(),
-        })
+        match &self.rows {
+            Rows::F32(rows) => array(py, rows.iter().map(f32), &self.shape),
+            Rows::F64(rows) => array(py, rows.iter().map(f64), &self.shape),
+        }
     }
+}
+
+fn array<'py, T: Element>(
+    py: Python<'py>,
+    values: impl Iterator<Item = T>,
+    shape: &[usize],
+) -> PyResult<Bound<'py, PyAny>> {
+    Ok(PyArray1::from_iter(py, values).reshape(shape)?.into_any())
+}
+
+/// What the statistics of a row are, in the order in which they are pickled.
+fn values<T: Copy>(row: &Row<T>) -> [T; 5] {
+    [row.mean, row.delta, row.var, row.inv, row.scale]
+}
+
+fn rows<T: Copy>(values: &[T]) -> Vec<Row<T>> {
+    let (values, _) = values.as_chunks();
+    values.iter().map(|&[mean, delta, var, inv, scale]| Row { mean, delta, var, inv, scale }).collect()
 }
 
 /// Arrays without elements may have more rows than there is memory for.
@@ -100,8 +121,35 @@ impl Stats {
         self.array(py, Row::rstd, Row::rstd)
     }
     #[getter]
-    fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, pyo3::types::PyTuple>> {
-        pyo3::types::PyTuple::new(py, &self.shape)
+    fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.shape)
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyAny>,))> {
+        let (py, Stats { rows, shape }) = (slf.py(), slf.get());
+        let shape = [shape.as_slice(), &[5]].concat();
+        let values = match rows {
+            Rows::F32(rows) => array(py, rows.iter().flat_map(values), &shape),
+            Rows::F64(rows) => array(py, rows.iter().flat_map(values), &shape),
+        };
+        Ok((slf.get_type().getattr("_of_values")?, (values?,)))
+    }
+
+    /// What `__reduce__` took apart.
+    #[classmethod]
+    fn _of_values(_: &Bound<'_, PyType>, values: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let values = Array::read("values", values, None)?;
+        let values = if values.is_contiguous() { values } else { values.copied()? };
+        let [shape @ .., 5] = values.shape() else {
+            let found = values.shape();
+            return Err(PyValueError::new_err(format!("values has shape {found:?}, expected five for each row")));
+        };
+        let rows = match values.slice() {
+            Slice::F32(values) => Rows::F32(rows(values)),
+            Slice::F64(values) => Rows::F64(rows(values)),
+            _ => return Err(PyTypeError::new_err("values has a half type, expected float32 or float64")),
+        };
+        Ok(Stats { rows, shape: shape.to_vec() })
     }
 
     fn __repr__(&self) -> String {

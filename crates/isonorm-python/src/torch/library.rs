@@ -41,6 +41,7 @@ pub(super) fn register(path: &str) -> Result<(), Failure> {
     library.add::<partials::RowNormBackwardPartial>()?;
     library.add::<partials::FinishPartial>()?;
     library.add::<plane_ops::BatchNormTrain>()?;
+    library.add::<plane_ops::BatchNormTrainOut>()?;
     library.add::<plane_ops::BatchNormTrainBackward>()?;
     library.add::<plane_ops::BatchNormEval>()?;
     library.add::<plane_ops::BatchNormEvalOut>()?;

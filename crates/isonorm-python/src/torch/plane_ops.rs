@@ -2,12 +2,11 @@
 
 use std::ffi::CStr;
 
-use half::{bf16, f16};
-use isonorm::{DType, PlaneIo, Running, SliceMut, Stats, StatsRef};
+use isonorm::{DType, PlaneIo, Running};
 
 use super::failure::Failure;
 use super::kernel::Kernel;
-use super::planes::{Backward, Layout, Options, write_out};
+use super::planes::{Backward, Layout, Options, samples_of, write_out};
 use super::rows::Params;
 use super::tensor::{Tensor, TensorMut};
 
@@ -28,19 +27,57 @@ impl Kernel for BatchNormTrain {
         let dtype = x.dtype()?;
         let mut y = layout.new_like(&x, dtype)?;
         let mut stats = TensorMut::for_stats(layout.channels, dtype)?;
-        let [mut mean, mut var] = [after(&running_mean, dtype)?, after(&running_var, dtype)?];
-        let running = match running_mean.is_some() && running_var.is_some() {
-            true => Some(Running::new(mean.slice()?, var.slice()?)),
-            false => None,
-        };
+        let mut after = After::of(running_mean, running_var, dtype)?;
         let io = PlaneIo::new(layout.read(&x)?, layout.write(&mut y)?).stats(stats.stats()?);
         let norm = Options { eps, weight_offset }.batch_norm(layout.channels, &params)?;
-        norm.momentum(momentum).train(io, running)?;
-        Ok([y, stats, mean, var].map(TensorMut::into_tensor))
+        norm.momentum(momentum).train(io, after.running()?)?;
+        Ok([y, stats, after.mean, after.var].map(TensorMut::into_tensor))
     }
 }
 
-/// A copy of running statistics, to be updated.
+/// The same into a tensor of the caller's, which x may be, for a call without a backward pass.
+pub(super) struct BatchNormTrainOut;
+
+impl Kernel for BatchNormTrainOut {
+    const SCHEMA: &CStr = c"batch_norm_train.out(Tensor x, Tensor? weight, Tensor? bias, Tensor? running_mean, \
+        Tensor? running_var, float momentum, float eps, float weight_offset, *, Tensor(a!) out) \
+        -> (Tensor running_mean_after, Tensor running_var_after)";
+    type Arguments = (Tensor, Option<Tensor>, Option<Tensor>, Option<Tensor>, Option<Tensor>, f64, f64, f64, Tensor);
+    type Results = [Tensor; 2];
+
+    fn run(arguments: Self::Arguments) -> Result<[Tensor; 2], Failure> {
+        let (x, weight, bias, running_mean, running_var, momentum, eps, weight_offset, out) = arguments;
+        let (mut params, channels) = (Params::new(weight, bias)?, channels_of(&x)?);
+        let mut after = After::of(running_mean, running_var, x.dtype()?)?;
+        write_out(x, &mut params, out, |params, io| {
+            let norm = Options { eps, weight_offset }.batch_norm(channels, params)?;
+            Ok(norm.momentum(momentum).train(io, after.running()?)?)
+        })?;
+        Ok([after.mean, after.var].map(TensorMut::into_tensor))
+    }
+}
+
+/// Copies of running statistics, to be updated; nothing where there are none.
+struct After {
+    are_there: bool,
+    mean: TensorMut,
+    var: TensorMut,
+}
+
+impl After {
+    fn of(mean: Option<Tensor>, var: Option<Tensor>, x: DType) -> Result<After, Failure> {
+        let are_there = mean.is_some() && var.is_some();
+        Ok(After { are_there, mean: after(&mean, x)?, var: after(&var, x)? })
+    }
+
+    fn running(&mut self) -> Result<Option<Running<'_>>, Failure> {
+        if !self.are_there {
+            return Ok(None);
+        }
+        Ok(Some(Running::new(self.mean.slice()?, self.var.slice()?)))
+    }
+}
+
 fn after(running: &Option<Tensor>, x: DType) -> Result<TensorMut, Failure> {
     let Some(running) = running else { return TensorMut::nothing(x) };
     let mut copy = TensorMut::new(running.shape()?.sizes, running.dtype()?)?;
@@ -158,15 +195,18 @@ pub(super) struct GroupNormOut;
 
 impl Kernel for GroupNormOut {
     const SCHEMA: &CStr = c"group_norm.out(Tensor x, Tensor? weight, Tensor? bias, SymInt groups, float eps, \
-        float weight_offset, *, Tensor(a!) out) -> ()";
+        float weight_offset, *, Tensor(a!) out) -> Tensor stats";
     type Arguments = (Tensor, Option<Tensor>, Option<Tensor>, i64, f64, f64, Tensor);
-    type Results = ();
+    type Results = Tensor;
 
-    fn run((x, weight, bias, groups, eps, weight_offset, out): Self::Arguments) -> Result<(), Failure> {
+    fn run((x, weight, bias, groups, eps, weight_offset, out): Self::Arguments) -> Result<Tensor, Failure> {
         let (mut params, channels) = (Params::new(weight, bias)?, channels_of(&x)?);
+        let mut stats = TensorMut::for_stats(samples_of(&x)? * groups.max(0) as usize, x.dtype()?)?;
         write_out(x, &mut params, out, |params, io| {
-            Ok(Options { eps, weight_offset }.group_norm(groups, channels, params)?.apply(io)?)
-        })
+            let norm = Options { eps, weight_offset }.group_norm(groups, channels, params)?;
+            Ok(norm.apply(io.stats(stats.stats()?))?)
+        })?;
+        Ok(stats.into_tensor())
     }
 }
 
@@ -190,8 +230,7 @@ impl Kernel for GroupNormBackward {
     }
 }
 
-/// The running statistics of InstanceNorm after a batch: they move towards the means over the samples of the samples'
-/// statistics. In f64, sample by sample.
+/// The running statistics of InstanceNorm after a batch: they move towards the means over its samples.
 pub(super) struct InstanceNormRunning;
 
 impl Kernel for InstanceNormRunning {
@@ -201,40 +240,10 @@ impl Kernel for InstanceNormRunning {
     type Results = [Tensor; 2];
 
     fn run((stats, running_mean, running_var, momentum, positions): Self::Arguments) -> Result<[Tensor; 2], Failure> {
-        let unbiased = positions as f64 / (positions - 1) as f64;
-        let (stats, running) = (stats.stats()?, (running_mean, running_var));
-        let [mut mean, mut var] = [after(&Some(running.0), DType::F32)?, after(&Some(running.1), DType::F32)?];
-        match stats {
-            StatsRef::F32(stats) => {
-                move_towards(mean.slice()?, momentum, stats, |stats| stats.mean().into());
-                move_towards(var.slice()?, momentum, stats, |stats| f64::from(stats.var()) * unbiased);
-            }
-            StatsRef::F64(stats) => {
-                move_towards(mean.slice()?, momentum, stats, Stats::mean);
-                move_towards(var.slice()?, momentum, stats, |stats| stats.var() * unbiased);
-            }
+        let mut after = After::of(Some(running_mean), Some(running_var), DType::F32)?;
+        if let Some(mut running) = after.running()? {
+            running.instances(momentum, stats.stats()?, positions.max(0) as usize)?;
         }
-        Ok([mean, var].map(TensorMut::into_tensor))
-    }
-}
-
-/// `running` of each channel by the mean of what `value` says of each sample.
-fn move_towards<C>(running: SliceMut<'_>, momentum: f64, stats: &[Stats<C>], value: impl Fn(&Stats<C>) -> f64) {
-    let channels = running.len();
-    let moved = |c: usize, old: f64| {
-        let samples = stats.iter().skip(c).step_by(channels);
-        let count = samples.len() as f64;
-        (1.0 - momentum) * old + momentum * (samples.fold(0.0, |sum, stats| sum + value(stats)) / count)
-    };
-    match running {
-        _ if stats.is_empty() => {}
-        SliceMut::F32(running) => running.iter_mut().enumerate().for_each(|(c, r)| *r = moved(c, (*r).into()) as f32),
-        SliceMut::F64(running) => running.iter_mut().enumerate().for_each(|(c, r)| *r = moved(c, *r)),
-        SliceMut::F16(running) => {
-            running.iter_mut().enumerate().for_each(|(c, r)| *r = f16::from_f64(moved(c, (*r).into())));
-        }
-        SliceMut::Bf16(running) => {
-            running.iter_mut().enumerate().for_each(|(c, r)| *r = bf16::from_f64(moved(c, (*r).into())));
-        }
+        Ok([after.mean, after.var].map(TensorMut::into_tensor))
     }
 }

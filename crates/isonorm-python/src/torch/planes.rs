@@ -21,14 +21,14 @@ impl Layout {
     /// Of `x`, which is copied unless its channels lie first or last without gaps.
     pub(super) fn of(x: Tensor) -> Result<(Tensor, Layout), Failure> {
         let shape = x.shape()?;
-        let &[samples, channels, ref spatial @ ..] = shape.sizes else {
+        let &[_, channels, ref spatial @ ..] = shape.sizes else {
             let dims = shape.sizes.len();
             return Err(Failure::new(format!("Expected at least 2 dimensions (N, C, ...), but got {dims}")));
         };
         let is_first = shape.is_contiguous();
         let last = !is_first && shape.is_channels_last();
         let spatial = spatial.iter().product::<i64>() as usize;
-        let layout = Layout { last, samples: samples as usize, channels: channels as usize, spatial };
+        let layout = Layout { last, samples: samples_of(&x)?, channels: channels as usize, spatial };
         let is_plain = (is_first || last) && x.is_aligned()?;
         let x = if is_plain { x } else { x.copied(&layout.strides(x.shape()?.sizes))? };
         Ok((x, layout))
@@ -64,6 +64,14 @@ impl Layout {
         let make = if self.last { PlanesMut::channels_last } else { PlanesMut::channels_first };
         Ok(make(tensor.slice()?, self.channels, self.spatial))
     }
+}
+
+/// The samples of `x`, as the core counts them: samples without elements are none.
+pub(super) fn samples_of(x: &Tensor) -> Result<usize, Failure> {
+    Ok(match x.shape()?.sizes {
+        [samples, sample @ ..] if !sample.contains(&0) => *samples as usize,
+        _ => 0,
+    })
 }
 
 /// Options that norms of channels share.

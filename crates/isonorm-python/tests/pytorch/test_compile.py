@@ -60,6 +60,24 @@ def test_compile_in_place():
     assert all(map(torch.equal, step(x, residual), F.add_rms_norm(y, residual, (64,), weight, 1e-6)))
 
 
+@pytest.mark.parametrize("name", ["batch_norm", "instance_norm"])
+def test_compile_in_place_in_training(name):
+    torch._dynamo.reset()
+    norm, options = getattr(F, name), {"training": True} if name == "batch_norm" else {}
+
+    def step(x, mean, var):
+        x = x * 2
+        return norm(x, mean, var, **options, out=x) + 1
+
+    calls = torch.compile(step, fullgraph=True), step
+    x = torch.randn(4, 6, 5, 5)
+    results = []
+    for call in calls:
+        running = torch.zeros(6), torch.ones(6)
+        results.append((call(x, *running), *running))
+    assert all(map(torch.equal, *results))
+
+
 def test_compiled_transforms():
     torch._dynamo.reset()
     x, weight = torch.randn(4, 8), torch.randn(8)

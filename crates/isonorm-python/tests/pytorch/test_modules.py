@@ -164,6 +164,52 @@ def test_channels_last_is_kept(dims):
         assert torch.equal(inputs[0].grad, inputs[1].grad) and inputs[0].grad.stride() == x.stride()
 
 
+def layouts(shape):
+    x = torch.randn(shape)
+    wide = torch.randn(*shape[:-1], 2 * shape[-1])
+    return {
+        "channels first": x,
+        "channels last": x.to(memory_format=torch.channels_last),
+        "strided": wide[..., ::2],
+        "half": x.bfloat16(),
+    }
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["without running statistics", "with running statistics"])
+@pytest.mark.parametrize("name", ["batch_norm", "instance_norm"])
+def test_out_in_training(name, is_there):
+    for layout, x in layouts((4, 6, 5, 5)).items():
+        for where in ("new", "x", *layouts((4, 6, 5, 5))):
+            weight, before = torch.randn(6), x.clone(memory_format=torch.preserve_format)
+            own = [torch.randn(6), torch.rand(6)] if is_there else [None, None]
+            other = [running.clone() for running in own] if is_there else own
+            options = {"training": True} if name == "batch_norm" else {}
+            norm = getattr(F, name)
+            expected = norm(x, *own, weight, **options)
+            out = {"new": torch.empty(x.shape, dtype=x.dtype), "x": x, **layouts(x.shape)}[where]
+            assert norm(x, *other, weight, **options, out=out) is out
+            if out.dtype == x.dtype:
+                assert torch.equal(out, expected), (layout, where)
+            torch.testing.assert_close(out, expected.to(out.dtype), rtol=1e-2, atol=1e-2)
+            assert not is_there or all(map(torch.equal, other, own))
+            if where == "x":
+                x.copy_(before)
+            assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 3, 0, 4), (2, 0, 4, 4)])
+def test_empty_images(shape):
+    for norm in (isonorm.torch.InstanceNorm2d, isonorm.torch.BatchNorm2d):
+        norm = norm(shape[1], affine=True, track_running_stats=True)
+        if shape[1] == 0 and isinstance(norm, nn.BatchNorm2d):
+            continue  # an error, here and there
+        x = torch.randn(shape, requires_grad=True)
+        norm(x).sum().backward()
+        assert x.grad.shape == shape and torch.equal(norm.weight.grad, torch.zeros(shape[1]))
+        assert torch.equal(norm.running_mean, torch.zeros(shape[1]))  # an empty batch says nothing
+        assert torch.equal(norm.running_var, torch.ones(shape[1]))
+
+
 def test_empty_tensors():
     for shape, norm in (((0, 16), isonorm.torch.LayerNorm(16)), ((0, 6, 4, 4), isonorm.torch.GroupNorm(3, 6))):
         x = torch.randn(shape, requires_grad=True)

@@ -24,6 +24,10 @@ def param(size, **kwargs):
     return torch.randn(size, **kwargs)
 
 
+def train(x, out=None, **kwargs):
+    return F.batch_norm(x, None, None, training=True, out=out, **kwargs)
+
+
 def samples():
     x, w, b = rows(), param(16), param(16)
     strided = torch.randn(3, 4, 32).transpose(0, 1)[..., :16]
@@ -51,6 +55,8 @@ def samples():
     stats = torch.ones(6, 5)
     for x in (planes(), planes().to(memory_format=torch.channels_last), torch.randn(2, 5, 6).transpose(1, 2)):
         yield ops.batch_norm_train.default, (x, c, None, mean, var, 0.1, 1e-5, 0.0)
+        yield ops.batch_norm_train.out, (x, c, None, mean, var, 0.1, 1e-5, 0.0), dict(out=torch.empty_like(x))
+        yield ops.batch_norm_train.out, (x, None, c, None, None, 0.1, 1e-5, 0.0), dict(out=torch.empty_like(x))
         yield ops.batch_norm_train_backward.default, (x, x, c, c, stats, 1e-5, 0.0, True, True)
         yield ops.batch_norm_eval.default, (x, None, c, mean, var, 1e-5, 0.0)
         yield ops.batch_norm_eval.out, (x, None, c, mean, var, 1e-5, 0.0), dict(out=torch.empty_like(x))
@@ -58,6 +64,7 @@ def samples():
         yield ops.group_norm.default, (x, c, c, 3, 1e-5, 0.0)
         yield ops.group_norm.out, (x, c, c, 3, 1e-5, 0.0), dict(out=torch.empty_like(x))
         yield ops.group_norm_backward.default, (x, x, c, c, stats, 3, 1e-5, 0.0, True, True)
+    yield ops.group_norm.default, (torch.empty(2, 6, 0), c, c, 3, 1e-5, 0.0)
     yield ops.instance_norm_running.default, (torch.ones(12, 5), mean, var, 0.1, 16)
 
 
@@ -105,6 +112,10 @@ def test_nothing_leaks():
         (lambda: F.rms_norm(rows(), (16,), eps=-1.0), "eps is -1, expected a finite number of at least 0"),
         (lambda: F.rms_norm(rows(), (16,), out=torch.empty(3)), r"out has shape \[3\], expected \[4, 3, 16\]"),
         (lambda: F.rms_norm(rows(), (16,), param(16).requires_grad_(), out=rows()), "don't support automatic"),
+        (lambda: train(planes().requires_grad_(), out=planes()), "don't support automatic differentiation"),
+        (lambda: train(planes(), weight=param(6).requires_grad_(), out=planes()), "don't support automatic"),
+        (lambda: torch.func.vmap(lambda x: train(x, out=x))(planes()[None]), "don't support torch.func's transforms"),
+        (lambda: train(planes(), out=planes()[:1]), r"out has shape \[1, 6, 4, 4\], expected \[2, 6, 4, 4\]"),
         (lambda: F.add_rms_norm(rows(), rows()[:1], (16,)), "residual has shape"),
         (lambda: F.group_norm(planes(), 4), "divisible by num_groups"),
         (lambda: F.batch_norm(planes(), None, None), "running_mean and running_var"),
@@ -114,6 +125,29 @@ def test_nothing_leaks():
 def test_errors_are_runtime_errors(call, message):
     with pytest.raises(RuntimeError, match=message):
         call()
+
+
+@pytest.mark.parametrize("eps", [-1e-5, float("nan"), float("inf")])
+def test_an_eps_that_has_no_root_is_refused(eps):
+    x, running = planes(), (torch.zeros(6), torch.ones(6))
+    calls = [
+        lambda: F.rms_norm(x, (4,), eps=eps),
+        lambda: F.layer_norm(x, (4,), eps=eps, out=x),
+        lambda: F.add_rms_norm(x, x.clone(), (4,), eps=eps, inplace=True),
+        lambda: F.group_norm(x, 3, eps=eps, out=x),
+        lambda: F.instance_norm(x, *running, eps=eps, out=x),
+        lambda: F.instance_norm(x, *running, use_input_stats=False, eps=eps),
+        lambda: F.batch_norm(x, *running, training=True, eps=eps, out=x),
+        lambda: F.batch_norm(x, *running, eps=eps, out=x),
+    ]
+    before = x.clone(), *map(torch.clone, running)
+    for call in calls:
+        with pytest.raises((RuntimeError, ValueError)) as error:
+            call()
+        is_torchs = eps < 0 and call in calls[-2:]  # torch checks that of BatchNorm alone
+        assert error.type is (ValueError if is_torchs else RuntimeError)
+        assert "eps" in str(error.value) and ("at least 0" in str(error.value) or "non-negative" in str(error.value))
+        assert all(map(torch.equal, (x, *running), before))  # nothing is written
 
 
 def test_other_errors():
@@ -150,6 +184,7 @@ def test_versions_are_kept():
         y.sum().backward()
     for change in (
         lambda x: F.group_norm(x, 3, out=x),
+        lambda x: F.batch_norm(x, None, None, training=True, out=x),
         lambda x: F.batch_norm(x, torch.zeros(6), torch.ones(6), out=x),
         lambda x: F.add_rms_norm(x, planes(), (4,), inplace=True),
     ):

@@ -52,6 +52,10 @@ def _gradient(param, wanted, x):
     return torch.empty(param.shape, dtype=param.dtype, device=param.device)
 
 
+def _stats_of_samples(x, groups):
+    return _stats(x, 0 if 0 in x.shape[1:] else x.shape[0] * groups)
+
+
 def _stats(x, count):
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     return torch.empty((count, 5), dtype=dtype, device=x.device)
@@ -125,6 +129,11 @@ def _(x, weight, bias, running_mean, running_var, momentum, eps, weight_offset):
     return _planes_like(x), _stats(x, x.shape[1]), *running
 
 
+@torch.library.register_fake("isonorm::batch_norm_train.out")
+def _(x, weight, bias, running_mean, running_var, momentum, eps, weight_offset, *, out):
+    return tuple(_gradient(running, True, x) for running in (running_mean, running_var))
+
+
 @torch.library.register_fake("isonorm::batch_norm_train_backward")
 def _(dy, x, weight, bias, stats, eps, weight_offset, dweight, dbias):
     return _planes_like(x), _gradient(weight, dweight, x), _gradient(bias, dbias, x)
@@ -147,12 +156,12 @@ def _(dy, x, weight, bias, running_mean, running_var, eps, weight_offset, dweigh
 
 @torch.library.register_fake("isonorm::group_norm")
 def _(x, weight, bias, groups, eps, weight_offset):
-    return _planes_like(x), _stats(x, x.shape[0] * groups)
+    return _planes_like(x), _stats_of_samples(x, groups)
 
 
 @torch.library.register_fake("isonorm::group_norm.out")
 def _(x, weight, bias, groups, eps, weight_offset, *, out):
-    pass
+    return _stats_of_samples(x, groups)
 
 
 @torch.library.register_fake("isonorm::group_norm_backward")

@@ -1,5 +1,7 @@
 """BatchNorm, GroupNorm and InstanceNorm: from a call to an operator, with autograd where it is needed."""
 
+import math
+
 import torch
 from torch.autograd import Function
 
@@ -82,15 +84,25 @@ def _apply(norm, function, options, *inputs):
     return norm.forward(options, *inputs)
 
 
-def batch_norm_train(x, weight, bias, running_mean, running_var, momentum, eps, weight_offset):
+def batch_norm_train(x, weight, bias, running_mean, running_var, momentum, eps, weight_offset, out=None):
     """By the batch's statistics; the running ones, where there are any, are moved."""
-    options = (eps, weight_offset, momentum)
-    y, _, mean, var = _apply(_train, _Train, options, x, weight, bias, running_mean, running_var)
+    inputs = x, weight, bias, running_mean, running_var
+    if out is None:
+        y, _, mean, var = _apply(_train, _Train, (eps, weight_offset, momentum), *inputs)
+    else:
+        refuse_grad(x, weight, bias, out)
+        mean, var = ops.batch_norm_train.out(*inputs, momentum, eps, weight_offset, out=out)
+        written(out)
+        y = out
     if running_mean is not None and running_var is not None:
-        with torch.no_grad():
-            running_mean.copy_(mean)
-            running_var.copy_(var)
+        _move(running_mean, running_var, mean, var)
     return y
+
+
+def _move(running_mean, running_var, mean, var):
+    with torch.no_grad():
+        running_mean.copy_(mean)
+        running_var.copy_(var)
 
 
 def batch_norm_eval(x, weight, bias, running_mean, running_var, eps, weight_offset, out=None):
@@ -106,22 +118,26 @@ def batch_norm_eval(x, weight, bias, running_mean, running_var, eps, weight_offs
 
 def group_norm(x, weight, bias, groups, eps, weight_offset, out=None):
     """Each group of channels of each sample."""
+    return _group_norm(x, weight, bias, groups, eps, weight_offset, out)[0]
+
+
+def _group_norm(x, weight, bias, groups, eps, weight_offset, out):
+    """y, and the statistics."""
     options = (groups, eps, weight_offset)
-    if out is not None:
-        refuse_grad(x, weight, bias, out)
-        ops.group_norm.out(x, weight, bias, *options, out=out)
-        written(out)
-        return out
-    return _apply(_group, _Group, options, x, weight, bias)[0]
+    if out is None:
+        return _apply(_group, _Group, options, x, weight, bias)
+    refuse_grad(x, weight, bias, out)
+    stats = ops.group_norm.out(x, weight, bias, *options, out=out)
+    written(out)
+    return out, stats
 
 
-def instance_norm_train(x, weight, bias, running_mean, running_var, momentum, eps, weight_offset):
+def instance_norm_train(x, weight, bias, running_mean, running_var, momentum, eps, weight_offset, out=None):
     """Each channel of each sample; the running statistics move towards the mean over the samples."""
-    channels = x.shape[1]
-    y, stats = _apply(_group, _Group, (channels, eps, weight_offset), x, weight, bias)
+    y, stats = _group_norm(x, weight, bias, x.shape[1], eps, weight_offset, out)
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
-            after = ops.instance_norm_running.default(stats, running_mean, running_var, momentum, x[0, 0].numel())
-            running_mean.copy_(after[0])
-            running_var.copy_(after[1])
+            positions = math.prod(x.shape[2:])
+            after = ops.instance_norm_running.default(stats, running_mean, running_var, momentum, positions)
+        _move(running_mean, running_var, *after)
     return y

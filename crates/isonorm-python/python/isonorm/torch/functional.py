@@ -4,7 +4,12 @@ All of them take float32, float64, float16 and bfloat16 on the CPU, compute in f
 float64) and return ``input``'s dtype; weight and bias have dtypes of their own (float64 with float64 alone). A result's
 bits do not depend on batch, position, strides, threads or instruction set. Under ``torch.autocast`` nothing is
 cast: what autocast is for, sums in float32, happens inside.
+
+``eps`` is finite and at least 0. Any other is an error; torch, but for its BatchNorm, takes the root of what may be
+negative then, and returns NaN.
 """
+
+import math
 
 import torch
 from torch.compiler import is_compiling
@@ -204,7 +209,7 @@ def batch_norm(
         momentum (float): the share of the batch in the running statistics.
         eps (float): added to the variance.
         weight_offset (float): added to every weight.
-        out (Tensor, optional): where the result is written; it may be ``input``. In evaluation, not with autograd.
+        out (Tensor, optional): where the result is written; it may be ``input``. Not with autograd.
 
     Example::
 
@@ -216,15 +221,16 @@ def batch_norm(
     if input.dim() < 2:
         raise RuntimeError(f"Expected at least 2 dimensions (N, C, ...), but got {input.dim()}")
     _check_channels(input, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    if eps < 0:
+        raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
     if not training:
         if running_mean is None or running_var is None:
             raise RuntimeError("Expected running_mean and running_var to be defined when training=False")
         return _planes.batch_norm_eval(input, weight, bias, running_mean, running_var, eps, weight_offset, out)
-    if out is not None:
-        raise ValueError("out= is for evaluation: in training the backward pass needs the input")
     if input.numel() == input.shape[1]:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.size()}")
-    return _planes.batch_norm_train(input, weight, bias, running_mean, running_var, momentum, eps, weight_offset)
+    running = running_mean, running_var
+    return _planes.batch_norm_train(input, weight, bias, *running, momentum, eps, weight_offset, out)
 
 
 def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5, *, weight_offset=0.0, out=None):
@@ -292,15 +298,14 @@ def instance_norm(
 
     Args:
         input (Tensor): of shape :math:`(N, C, *)`; channels-last memory is read in place and kept.
-        running_mean, running_var (Tensor, optional): of shape :math:`(C)`; they move towards the mean over the samples
-            of the samples' statistics.
+        running_mean, running_var (Tensor, optional): of shape :math:`(C)`; they move towards the means over the samples
+            of the samples' statistics, the variance's unbiased. Samples are summed in batch order, as gradients are.
         weight, bias (Tensor, optional): of shape :math:`(C)`.
         use_input_stats (bool): whether the input's own statistics are used, else the running ones.
         momentum (float): the share of the batch in the running statistics.
         eps (float): added to the variance.
         weight_offset (float): added to every weight.
-        out (Tensor, optional): where the result is written; it may be ``input``. Not with autograd, and not with
-            running statistics that are to be moved.
+        out (Tensor, optional): where the result is written; it may be ``input``. Not with autograd.
 
     Example::
 
@@ -315,8 +320,7 @@ def instance_norm(
         if running_mean is None or running_var is None:
             raise RuntimeError("Expected running_mean and running_var to be defined when use_input_stats=False")
         return _planes.batch_norm_eval(input, weight, bias, running_mean, running_var, eps, weight_offset, out)
-    if input.dim() < 3 or input[0, 0].numel() <= 1:
+    if math.prod(input.shape[2:]) == 1:
         raise ValueError(f"Expected more than 1 spatial element when training, got input size {input.size()}")
-    if out is not None or running_mean is None or running_var is None:
-        return _planes.group_norm(input, weight, bias, input.shape[1], eps, weight_offset, out)
-    return _planes.instance_norm_train(input, weight, bias, running_mean, running_var, momentum, eps, weight_offset)
+    running = running_mean, running_var
+    return _planes.instance_norm_train(input, weight, bias, *running, momentum, eps, weight_offset, out)
