@@ -12,7 +12,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 use pyo3::{ffi, intern};
 
-use super::row_ops::forward;
+use super::row_ops::{forward, forward_into};
 use super::rows::{Params, RowNorm};
 use super::shim::{call, is_loaded, shim};
 use super::tensor::Tensor;
@@ -27,6 +27,7 @@ struct Torch {
     /// Functions without arguments; something is at work where one does not return 0, False or None.
     watchers: Vec<Py<PyAny>>,
     forward_ad: Py<PyModule>,
+    increment_version: Py<PyAny>,
 }
 
 static TORCH: PyOnceLock<Torch> = PyOnceLock::new();
@@ -47,6 +48,7 @@ impl Torch {
             parameter: py.import("torch.nn")?.getattr("Parameter")?.cast_into::<PyType>()?.unbind(),
             watchers,
             forward_ad: py.import("torch.autograd.forward_ad")?.unbind(),
+            increment_version: py.import("torch.autograd.graph")?.getattr("increment_version")?.unbind(),
         })
     }
 
@@ -114,11 +116,11 @@ fn run<I, O>(py: Python<'_>, input: I, numel: usize, work: impl FnOnce(I) -> O +
 }
 
 /// The tensors of a call, if it is one that can be as short as this.
-fn tensors<const N: usize>(py: Python<'_>, objects: [&Bound<'_, PyAny>; N]) -> PyResult<Option<[Tensor; N]>> {
-    if !is_possible() || is_grad_enabled() {
-        return Ok(None);
-    }
-    let torch = TORCH.get_or_try_init(py, || Torch::find(py))?;
+fn tensors<const N: usize>(
+    py: Python<'_>,
+    torch: &Torch,
+    objects: [&Bound<'_, PyAny>; N],
+) -> PyResult<Option<[Tensor; N]>> {
     if torch.is_watched(py)? {
         return Ok(None);
     }
@@ -132,9 +134,10 @@ fn tensors<const N: usize>(py: Python<'_>, objects: [&Bound<'_, PyAny>; N]) -> P
     Ok(found.into_inner().ok())
 }
 
-/// RMSNorm, or LayerNorm where `centered`; `None` where this is not the commonest call, or where it has to fail.
-/// The normalized dimensions are the weight's, and `shape` if that is to be compared.
+/// RMSNorm, or LayerNorm where `centered`, into `out` if that is there; `None` where this is not the commonest call, or
+/// where it has to fail. The normalized dimensions are the weight's, and `shape` if that is to be compared.
 #[pyfunction]
+#[pyo3(signature = (x, shape, weight, bias, centered, eps, weight_offset, llama, out=None))]
 #[expect(clippy::too_many_arguments, reason = "they are Python's")]
 pub(super) fn torch_row_norm<'py>(
     py: Python<'py>,
@@ -146,9 +149,14 @@ pub(super) fn torch_row_norm<'py>(
     eps: f64,
     weight_offset: f64,
     llama: bool,
+    out: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
+    if !is_possible() || is_grad_enabled() {
+        return Ok(None);
+    }
+    let torch = TORCH.get_or_try_init(py, || Torch::find(py))?;
     // Without a bias the weight stands in its place.
-    let Some([x, weight, other]) = tensors(py, [x, weight, bias.unwrap_or(weight)])? else { return Ok(None) };
+    let Some([x, weight, other]) = tensors(py, torch, [x, weight, bias.unwrap_or(weight)])? else { return Ok(None) };
     if shape.is_some_and(|shape| !is_shape_of(&weight, shape)) {
         return Ok(None);
     }
@@ -157,8 +165,19 @@ pub(super) fn torch_row_norm<'py>(
     };
     let Ok(params) = Params::new(Some(weight), bias.map(|_| other)) else { return Ok(None) };
     let norm = RowNorm { centered, dims: dims as i64, eps, weight_offset, llama };
-    let y = run(py, (x, params), numel, move |(x, params)| forward(norm, x, &params));
-    Ok(y.ok().and_then(|y| object_of(py, y)))
+    let Some(out) = out else {
+        let y = run(py, (x, params), numel, move |(x, params)| forward(norm, x, &params));
+        return Ok(y.ok().and_then(|y| object_of(py, y)));
+    };
+    let Some(y) = torch.handle(out)? else { return Ok(None) };
+    let done = run(py, (x, params, y), numel, move |(x, params, y)| forward_into(norm, x, params, y));
+    if done.is_err() {
+        return Ok(None);
+    }
+    if !out.call_method0(intern!(py, "is_inference"))?.is_truthy()? {
+        torch.increment_version.bind(py).call1((out,))?;
+    }
+    Ok(Some(out.clone()))
 }
 
 fn is_shape_of(weight: &Tensor, shape: &Bound<'_, PyAny>) -> bool {

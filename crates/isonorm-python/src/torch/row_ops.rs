@@ -91,25 +91,32 @@ impl Kernel for RowNormOut {
 
     fn run((x, weight, bias, dims, centered, eps, weight_offset, llama, out): Self::Arguments) -> Result<(), Failure> {
         let norm = RowNorm { centered, dims, eps, weight_offset, llama };
-        let (mut params, mut x) = (Params::new(weight, bias)?, norm.readable(x)?);
-        let hidden = norm.hidden(&x, &params)?;
-        check_out("out", &out, &x)?;
-        let others = [params.weight.as_mut(), params.bias.as_mut()].into_iter().flatten();
-        let (mut y, in_place) = TensorMut::of(out, &mut std::iter::once(&mut x).chain(others).collect::<Vec<_>>())?;
-        let core = norm.norm(hidden, &params, cpu())?;
-        if !norm.is_writable(y.tensor())? {
-            let mut new = TensorMut::new(x.shape()?.sizes, y.tensor().dtype()?)?;
-            core.apply(Io::new(View::of(&x, dims)?.rows(), new.slice()?))?;
-            return y.copy_from(new.tensor());
-        }
-        let leading = Leading::of(y.tensor(), dims)?;
-        if in_place {
-            core.apply(Io::in_place(leading.rows_of(&mut y)?))?;
-        } else {
-            core.apply(Io::new(View::of(&x, dims)?.rows(), leading.rows_of(&mut y)?))?;
-        }
-        Ok(())
+        forward_into(norm, x, Params::new(weight, bias)?, out)
     }
+}
+
+pub(super) fn forward_into(norm: RowNorm, x: Tensor, mut params: Params, out: Tensor) -> Result<(), Failure> {
+    let mut x = norm.readable(x)?;
+    let hidden = norm.hidden(&x, &params)?;
+    check_out("out", &out, &x)?;
+    let others = [params.weight.as_mut(), params.bias.as_mut()].into_iter().flatten();
+    let (mut y, in_place) = {
+        let mut inputs = std::iter::once(&mut x).chain(others).collect::<ArrayVec<_, 3>>();
+        TensorMut::of(out, &mut inputs)?
+    };
+    let core = norm.norm(hidden, &params, cpu())?;
+    if !norm.is_writable(y.tensor())? {
+        let mut new = TensorMut::new(x.shape()?.sizes, y.tensor().dtype()?)?;
+        core.apply(Io::new(View::of(&x, norm.dims)?.rows(), new.slice()?))?;
+        return y.copy_from(new.tensor());
+    }
+    let leading = Leading::of(y.tensor(), norm.dims)?;
+    if in_place {
+        core.apply(Io::in_place(leading.rows_of(&mut y)?))?;
+    } else {
+        core.apply(Io::new(View::of(&x, norm.dims)?.rows(), leading.rows_of(&mut y)?))?;
+    }
+    Ok(())
 }
 
 fn check_out(name: &str, out: &Tensor, x: &Tensor) -> Result<(), Failure> {

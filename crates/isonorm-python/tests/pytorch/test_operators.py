@@ -194,6 +194,24 @@ def test_versions_are_kept():
         assert x._version > version
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_out_without_gradients_is_as_a_fresh_result(mode):
+    with mode():
+        w, b = param(16), param(16)
+        for call in (lambda x, **out: F.rms_norm(x, (16,), w, **out), lambda x, **out: F.layer_norm(x, (16,), w, b, **out)):
+            x = rows()
+            expected, wide = call(x), torch.zeros(4, 3, 32)
+            for out in (torch.empty_like(x), wide[..., :16], torch.empty(16, 3, 4).permute(2, 1, 0), x):
+                version = None if out.is_inference() else out._version
+                assert call(x.clone(), out=out) is out and torch.equal(out, expected)
+                assert version is None or out._version > version
+            x, whole = rows(), torch.randn(5, 3, 16)
+            whole[1:] = x
+            assert torch.equal(call(whole[1:], out=whole[:-1]), call(x))  # it overlaps what is read
+            with pytest.raises(RuntimeError, match="out has shape"):
+                call(x, out=torch.empty(3))
+
+
 def test_threads_of_python():
     x, w = torch.randn(64, 512), param(512)
     expected, failures = F.rms_norm(x, (512,), w), []

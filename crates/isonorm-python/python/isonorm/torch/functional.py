@@ -84,8 +84,8 @@ def rms_norm(input, normalized_shape, weight=None, eps=None, *, recipe="torch", 
     if eps is None:
         eps = _eps(input)
     llama = recipe != "torch" and _is_llama(recipe)
-    if out is None and not is_compiling():
-        y = torch_row_norm(input, normalized_shape, weight, None, False, eps, weight_offset, llama)
+    if not is_compiling():
+        y = torch_row_norm(input, normalized_shape, weight, None, False, eps, weight_offset, llama, out)
         if y is not None:  # else something is at work that must see an operator, autograd above all
             return y
     if weight is not None and weight.shape == normalized_shape:
@@ -122,8 +122,8 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5, *, wei
         >>> isonorm.torch.functional.layer_norm(torch.tensor([[1.0, 2.0, 3.0]]), (3,))
         tensor([[-1.2247,  0.0000,  1.2247]])
     """
-    if out is None and not is_compiling():
-        y = torch_row_norm(input, normalized_shape, weight, bias, True, eps, weight_offset, False)
+    if not is_compiling():
+        y = torch_row_norm(input, normalized_shape, weight, bias, True, eps, weight_offset, False, out)
         if y is not None:  # else something is at work that must see an operator, autograd above all
             return y
     if weight is not None and weight.shape == normalized_shape:
