@@ -421,9 +421,7 @@ def instance_norm_backward(
 
 # For isonorm.torch.
 def register_torch(path: str) -> None: ...
-def torch_row_norm(
-    x, shape, weight, bias, centered: bool, eps: float, weight_offset: float, llama: bool, out=None
-): ...
+def torch_row_norm(x, shape, weight, bias, centered: bool, eps: float, weight_offset: float, llama: bool, out=None): ...
 
 @final
 class TorchPartial:

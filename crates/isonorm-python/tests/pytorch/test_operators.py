@@ -198,7 +198,10 @@ def test_versions_are_kept():
 def test_out_without_gradients_is_as_a_fresh_result(mode):
     with mode():
         w, b = param(16), param(16)
-        for call in (lambda x, **out: F.rms_norm(x, (16,), w, **out), lambda x, **out: F.layer_norm(x, (16,), w, b, **out)):
+        for call in (
+            lambda x, **out: F.rms_norm(x, (16,), w, **out),
+            lambda x, **out: F.layer_norm(x, (16,), w, b, **out),
+        ):
             x = rows()
             expected, wide = call(x), torch.zeros(4, 3, 32)
             for out in (torch.empty_like(x), wide[..., :16], torch.empty(16, 3, 4).permute(2, 1, 0), x):
