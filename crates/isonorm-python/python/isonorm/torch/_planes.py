@@ -104,6 +104,11 @@ def batch_norm_eval(x, weight, bias, running_mean, running_var, eps, weight_offs
     return _apply(_eval, _Eval, options, x, weight, bias, running_mean, running_var)
 
 
+def group_norm_with_stats(x, weight, bias, options):
+    """Each group of channels of each sample; y and the groups' statistics."""
+    return _apply(_group, _Group, options, x, weight, bias)
+
+
 def group_norm(x, weight, bias, groups, eps, weight_offset, out=None):
     """Each group of channels of each sample."""
     options = (groups, eps, weight_offset)
@@ -112,16 +117,21 @@ def group_norm(x, weight, bias, groups, eps, weight_offset, out=None):
         ops.group_norm.out(x, weight, bias, *options, out=out)
         written(out)
         return out
-    return _apply(_group, _Group, options, x, weight, bias)[0]
+    return group_norm_with_stats(x, weight, bias, options)[0]
 
 
 def instance_norm_train(x, weight, bias, running_mean, running_var, momentum, eps, weight_offset):
-    """Each channel of each sample; the running statistics move towards the mean over the samples."""
-    channels = x.shape[1]
-    y, stats = _apply(_group, _Group, (channels, eps, weight_offset), x, weight, bias)
+    """Each channel of each sample; the running statistics move."""
+    y, stats = group_norm_with_stats(x, weight, bias, (x.shape[1], eps, weight_offset))
+    move_running(x, stats, running_mean, running_var, momentum)
+    return y
+
+
+def move_running(x, stats, running_mean, running_var, momentum):
+    """Moves the running statistics, where there are any, towards the mean over the samples of the channels'."""
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
-            after = ops.instance_norm_running.default(stats, running_mean, running_var, momentum, x[0, 0].numel())
+            positions = x.shape[2:].numel()
+            after = ops.instance_norm_running.default(stats, running_mean, running_var, momentum, positions)
             running_mean.copy_(after[0])
             running_var.copy_(after[1])
-    return y

@@ -226,26 +226,8 @@ def batch_norm(
     return _planes.batch_norm_train(input, weight, bias, running_mean, running_var, momentum, eps, weight_offset)
 
 
-def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5, *, weight_offset=0.0, out=None):
-    r"""Normalizes each group of channels of each sample.
-
-    .. math::
-        \hat x = \frac{x - \operatorname{mean}_{n,g}}{\sqrt{\operatorname{var}_{n,g} + \epsilon}}, \qquad
-        y = \hat x \cdot (\text{weight}_c + \text{weight\_offset}) + \text{bias}_c
-
-    Args:
-        input (Tensor): of shape :math:`(N, C, *)`; channels-last memory is read in place and kept.
-        num_groups (int): a divisor of :math:`C`.
-        weight, bias (Tensor, optional): of shape :math:`(C)`.
-        eps (float): added to the variance.
-        weight_offset (float): added to every weight.
-        out (Tensor, optional): where the result is written; it may be ``input``. Not with autograd.
-
-    Example::
-
-        >>> isonorm.torch.functional.group_norm(torch.tensor([[1.0, 3.0, 5.0, 7.0]]), 2, eps=0.0)
-        tensor([[-1.,  1., -1.,  1.]])
-    """
+def _check_groups(input, num_groups, weight, bias):
+    """As torch does, with its errors."""
     if input.dim() < 2:
         raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {input.dim()}")
     if num_groups <= 0:
@@ -267,7 +249,35 @@ def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5, *, weight_of
                 f"Expected {name} to be a vector of size equal to the number of channels in input, but got {name} of "
                 f"shape {list(param.shape)} and input of shape {list(input.shape)}"
             )
+
+
+def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5, *, weight_offset=0.0, out=None):
+    r"""Normalizes each group of channels of each sample.
+
+    .. math::
+        \hat x = \frac{x - \operatorname{mean}_{n,g}}{\sqrt{\operatorname{var}_{n,g} + \epsilon}}, \qquad
+        y = \hat x \cdot (\text{weight}_c + \text{weight\_offset}) + \text{bias}_c
+
+    Args:
+        input (Tensor): of shape :math:`(N, C, *)`; channels-last memory is read in place and kept.
+        num_groups (int): a divisor of :math:`C`.
+        weight, bias (Tensor, optional): of shape :math:`(C)`.
+        eps (float): added to the variance.
+        weight_offset (float): added to every weight.
+        out (Tensor, optional): where the result is written; it may be ``input``. Not with autograd.
+
+    Example::
+
+        >>> isonorm.torch.functional.group_norm(torch.tensor([[1.0, 3.0, 5.0, 7.0]]), 2, eps=0.0)
+        tensor([[-1.,  1., -1.,  1.]])
+    """
+    _check_groups(input, num_groups, weight, bias)
     return _planes.group_norm(input, weight, bias, num_groups, eps, weight_offset, out)
+
+
+def _check_instances(input):
+    if input.dim() < 3 or input.shape[2:].numel() <= 1:
+        raise ValueError(f"Expected more than 1 spatial element when training, got input size {input.size()}")
 
 
 def instance_norm(
@@ -314,8 +324,7 @@ def instance_norm(
         if running_mean is None or running_var is None:
             raise RuntimeError("Expected running_mean and running_var to be defined when use_input_stats=False")
         return _planes.batch_norm_eval(input, weight, bias, running_mean, running_var, eps, weight_offset, out)
-    if input.dim() < 3 or input[0, 0].numel() <= 1:
-        raise ValueError(f"Expected more than 1 spatial element when training, got input size {input.size()}")
+    _check_instances(input)
     if out is not None or running_mean is None or running_var is None:
         return _planes.group_norm(input, weight, bias, input.shape[1], eps, weight_offset, out)
     return _planes.instance_norm_train(input, weight, bias, running_mean, running_var, momentum, eps, weight_offset)
