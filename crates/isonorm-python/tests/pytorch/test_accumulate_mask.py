@@ -10,11 +10,11 @@ import isonorm.torch
 LENGTHS = [3, 7, 1, 0, 5, 6, 2]  # of the samples; one is padding as a whole
 
 
-def padded(tokens, to, left=False):
+def padded(tokens, to, left=False, lengths=LENGTHS):
     """The samples' tokens side by side, with arbitrary padding, and which are real."""
-    shape = len(LENGTHS), to, *tokens.shape[1:]
+    shape = len(lengths), to, *tokens.shape[1:]
     batch, real = torch.full(shape, 7.0, dtype=tokens.dtype), torch.zeros(shape[:2], dtype=torch.int64)
-    for i, sample in enumerate(tokens.split(LENGTHS)):
+    for i, sample in enumerate(tokens.split(lengths)):
         place = slice(to - len(sample), to) if left else slice(0, len(sample))
         batch[i, place], real[i, place] = sample, 1
     return batch, real
