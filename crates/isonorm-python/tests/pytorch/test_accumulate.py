@@ -1,7 +1,9 @@
 """Gradients of parameters over micro-batches: the bits of the whole batch, however it is cut."""
 
 import copy
+import runpy
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 import isonorm.torch
 from isonorm.torch import _partials
+
+EXAMPLE = Path(__file__).parents[4] / "examples" / "accumulate_gradients.py"
 
 
 class Block(nn.Module):
@@ -127,6 +131,7 @@ def test_parameters_may_be_frozen(bias):
     norm = isonorm.torch.LayerNorm(24)
     norm.weight.requires_grad_(not bias)
     norm.bias.requires_grad_(bias)
+    assert isonorm.torch.accumulated_parameters(norm) == ["bias" if bias else "weight"]
     (x, dy), trained = torch.randn(2, 37, 24), norm.bias if bias else norm.weight
     norm(x).backward(dy)
     expected = trained.grad
@@ -183,9 +188,10 @@ def test_gradients_that_are_asked_for_are_not_accumulated(name):
         norm(x).backward(dy, inputs=[x])
         penalty = torch.autograd.grad(norm(x).square().sum(), x, create_graph=True)[0].square().sum()
         assert penalty.requires_grad
-        params = dict(norm.named_parameters())
-        functional = torch.func.grad(lambda params: (torch.func.functional_call(norm, params, (x,)) * dy).sum())(params)
-        torch.testing.assert_close(list(functional.values()), expected[1:])
+        params = {name: param.detach().requires_grad_() for name, param in norm.named_parameters()}
+        torch.func.functional_call(norm, params, (x,)).backward(dy)
+        same([param.grad for param in params.values()], expected[1:])
+        same([torch.func.grad(lambda x: (norm(x) * dy).sum())(x.detach())], expected[:1])
         with torch.no_grad():
             norm(x)
         norm(x)  # without a backward pass
@@ -260,10 +266,15 @@ def test_calls_that_do_not_fit_are_refused_and_change_nothing():
         with pytest.raises(RuntimeError, match="expected input with shape"):
             norm(x[:, :7])
     same([param.grad for param in norm.parameters()], expected[1:])
+    norm.zero_grad()
     with isonorm.torch.accumulate(norm):
-        norm(x.double())
+        early = norm(x)
+        norm(x.double()).backward(dy.double())
         with pytest.raises(RuntimeError, match=r"torch\.float32 after float64"):
             norm(x)
+        with pytest.raises(RuntimeError, match=r"a partial sum holds .* f64, expected .* f32"):
+            early.backward(dy)
+    same([param.grad for param in norm.parameters()], plain(copy.deepcopy(norm), x.double(), dy.double())[1:])
 
 
 def test_copies_of_a_norm_are_others():
@@ -272,3 +283,9 @@ def test_copies_of_a_norm_are_others():
         twin = copy.deepcopy(norm)
         twin(x).sum().backward()
         assert twin.weight.grad is not None and norm.weight.grad is None
+
+
+def test_the_example_has_the_same_bits(capsys):
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert printed.count("the same bits") == 3 and "OTHER" not in printed

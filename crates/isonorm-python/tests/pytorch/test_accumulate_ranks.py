@@ -161,7 +161,7 @@ def test_any_number_of_ranks_has_the_bits_of_one_process(ranks, name):
         ("overlap", ["are not one batch", "Rows: 0 to 6 on rank 0, 3 to 9 on rank 1"]),
         ("late", ["rows are missing before the first", "Rows: 9 to 15 on rank 0, 15 to 21 on rank 1"]),
         ("types", ["are not one batch", "f32", "f64"]),
-        ("norms", ["rank 1 has not the norms of rank 0", "more", "norm"]),
+        ("norms", ["rank 1 has other norms than rank 0", "more", "norm"]),
     ],
 )
 def test_parts_that_are_not_one_batch_are_refused_on_all_ranks(ranks, name, texts):

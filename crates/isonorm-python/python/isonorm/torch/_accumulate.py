@@ -29,8 +29,9 @@ class Accumulation:
     def mask(self, mask):
         """Within this context, which has a micro-batch's forward and backward pass in it, rows of padding are no rows.
 
-        They take no place in the order of the sums, so the gradients' bits do not depend on the amount of padding, and
-        nothing flows back from them: their part of dx is 0.
+        They take no place in the order of the sums, so the gradients' bits do not depend on the amount of padding. And
+        nothing flows back from them: their part of dx is 0, so that what a loss makes of them (a first token predicted
+        from padding to its left) is left out.
 
         Args:
             mask (Tensor): the micro-batch's ``attention_mask``: not 0 (or True) where a token is real, of the first
@@ -42,7 +43,7 @@ class Accumulation:
             >>> with isonorm.torch.accumulate(model) as accumulation:
             ...     for micro in micro_batches:
             ...         with accumulation.mask(micro["attention_mask"]):
-            ...             model(**micro).loss.backward()
+            ...             model(**micro, num_items_in_batch=labels_of_batch).loss.backward()
         """
         self._check()
         before, self._part.mask = self._part.mask, Mask(mask)
@@ -102,7 +103,7 @@ def _gather(sums, group):
     for other, found in enumerate(names):
         if found != names[0]:
             differing = sorted(set(found) ^ set(names[0]))
-            raise RuntimeError(f"isonorm: rank {other} has not the norms of rank 0, or in another order: {differing}")
+            raise RuntimeError(f"isonorm: rank {other} has other norms than rank 0, or in another order: {differing}")
     for each in sums:
         parts = {rank: parts[each.name] for rank, parts in enumerate(ranks) if parts[each.name] is not None}
         each.partial = _joined(each.name, parts) if parts else None
@@ -153,8 +154,8 @@ def accumulated_parameters(model):
     Returns:
         list of str: as ``model.named_parameters()`` has them.
     """
-    params = {param for _, params in _trained(_norms(model)).values() for param in params if param is not None}
-    return [name for name, param in model.named_parameters() if param in params]
+    params = {param for _, params in _norms(model).values() for param in params}
+    return [name for name, param in model.named_parameters() if param in params and param.requires_grad]
 
 
 def accumulate(model, *, start=0, start_tokens=None, group=None):
@@ -191,11 +192,11 @@ def accumulate(model, *, start=0, start_tokens=None, group=None):
             are padding as a whole do not count.
         start_tokens (int, optional): the real tokens on the ranks before this one, where masks of [samples, tokens] are
             used and ``start`` is not 0.
-        group (ProcessGroup, optional): the ranks that have the parts of the batch.
+        group (ProcessGroup, optional): the ranks that have the parts of the batch, with a backend for the CPU (gloo).
 
     Returns:
         Accumulation: a context whose end finishes the gradients; or call its ``finish()``. An error that leaves the
-        context gives them up.
+        context gives them up, and the other ranks wait for this one as in any collective call.
 
     Raises:
         ValueError: if the model has no such norm, or there is a ``start`` but no group.

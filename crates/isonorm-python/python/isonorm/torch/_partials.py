@@ -75,7 +75,7 @@ class Sums:
 
     def __init__(self, name, params, part):
         self.name, self.params, self.part = name, params, part
-        self.is_f64 = self.partial = None  # known at the first call, and at its backward pass
+        self.is_f64 = self.partial = None  # until the first backward pass
 
     def finish(self):
         """The parameters and their gradients, rounded once."""
@@ -91,14 +91,13 @@ class Call:
 
     def __init__(self, sums, options, x, leading):
         self.sums, self.options, self.mask = sums, options, sums.part.mask
-        is_f64 = x.dtype == torch.float64
-        if sums.is_f64 is not None and sums.is_f64 != is_f64:
+        self.is_f64 = x.dtype == torch.float64
+        if sums.partial is not None and sums.is_f64 != self.is_f64:
             before = "float64" if sums.is_f64 else "another dtype"
             raise RuntimeError(
                 f"isonorm: {sums.name} is called with {x.dtype} after {before}, but its gradients are summed in one "
                 "type, float64 for float64 alone: finish the accumulation before the other"
             )
-        sums.is_f64 = is_f64
         self.flags = None if self.mask is None else self.mask.flags(sums.name, leading)
         self.before = sums.part.rows_before(leading)
 
@@ -136,7 +135,8 @@ class Call:
         """The number of the unfinished sum."""
         sums = self.sums
         if sums.partial is None:
-            sums.partial = _isonorm.TorchPartial(columns, sums.is_f64, is_of_samples, self.before)
+            sums.is_f64 = self.is_f64
+            sums.partial = _isonorm.TorchPartial(columns, self.is_f64, is_of_samples, self.before)
         return sums.partial.number
 
 
