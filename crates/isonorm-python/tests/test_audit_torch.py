@@ -96,6 +96,18 @@ def test_batch_statistics_are_found():
     assert {"batch size", "padding"} <= changes(isonorm.audit(module, (4, 8), rows=8), "y")
 
 
+@pytest.mark.parametrize("name", ["RMSNorm", "LayerNorm", "GroupNorm", "InstanceNorm2d", "patched"])
+def test_micro_batches_of_isonorms_modules_are_accumulated(name):
+    own = pytest.importorskip("isonorm.torch")
+    module = torch.nn.LayerNorm(64) if name == "patched" else getattr(own, name)
+    own.patch(module) if name == "patched" else None
+    options = {"GroupNorm": {"num_groups": 2}, "InstanceNorm2d": {"affine": True}}.get(name)
+    row = (8, 3, 3) if options else 64
+    report = isonorm.audit(module, row, rows=33, options=options)
+    assert {(finding.dimension, finding.result) for finding in report.findings} >= {("micro-batches", "dweight")}
+    assert report.ok, str(report)
+
+
 def test_a_module_of_another_width_is_an_error():
     with pytest.raises(isonorm.AuditError, match=r"x of shape \(1, 65\).*normalized_shape"):
         isonorm.audit(torch.nn.LayerNorm(64), 65)

@@ -39,6 +39,8 @@ pub(super) fn register(path: &str) -> Result<(), Failure> {
     library.add::<row_ops::AddRmsNormInPlace>()?;
     library.add::<row_ops::AddRmsNormBackward>()?;
     library.add::<partials::RowNormBackwardPartial>()?;
+    library.add::<partials::AddRmsNormBackwardPartial>()?;
+    library.add::<partials::GroupNormBackwardPartial>()?;
     library.add::<partials::FinishPartial>()?;
     library.add::<plane_ops::BatchNormTrain>()?;
     library.add::<plane_ops::BatchNormTrainOut>()?;

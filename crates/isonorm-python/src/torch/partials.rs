@@ -3,17 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use isonorm::{DType, Partial};
-use pyo3::exceptions::PyValueError;
+use isonorm::{BackwardIo, DType, Partial};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::failure::Failure;
-use super::kernel::Kernel;
-use super::rows::{Params, RowNorm, gradient};
+use super::kernel::{Dtype, Kernel};
+use super::planes::{Backward, Options};
+use super::pool::cpu;
+use super::rows::{AddBackward, Params, RowNorm, View, gradient};
 use super::tensor::{Tensor, TensorMut};
+use crate::error::raised;
 
 type Shared = Arc<Mutex<Partial>>;
 
@@ -22,6 +25,11 @@ static PARTIALS: Mutex<(i64, BTreeMap<i64, Shared>)> = Mutex::new((0, BTreeMap::
 fn find(number: i64) -> Result<Shared, Failure> {
     let partials = PARTIALS.lock().unwrap_or_else(PoisonError::into_inner);
     partials.1.get(&number).cloned().ok_or_else(|| Failure::new("isonorm: these unfinished gradients are gone"))
+}
+
+/// Nobody else's meanwhile. A call that panicked may have left a part of its rows.
+fn lock(partial: &Shared) -> Result<MutexGuard<'_, Partial>, Failure> {
+    partial.lock().map_err(|_| Failure::new("isonorm: these unfinished gradients were lost when a call failed"))
 }
 
 /// The unfinished gradients of weight and bias of one norm: rows `start` to `end` of the whole batch.
@@ -43,8 +51,9 @@ impl TorchPartial {
         TorchPartial { number, partial }
     }
 
-    fn with<T>(&self, read: impl FnOnce(&mut Partial) -> T) -> T {
-        read(&mut self.partial.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with<T>(&self, read: impl FnOnce(&Partial) -> T) -> PyResult<T> {
+        let partial = lock(&self.partial).map_err(|failure| PyRuntimeError::new_err(failure.into_text()))?;
+        Ok(read(&partial))
     }
 }
 
@@ -56,30 +65,48 @@ impl Drop for TorchPartial {
 
 #[pymethods]
 impl TorchPartial {
-    /// Of rows of `columns` elements; `is_f64` says whether x is float64.
+    /// Of rows of `columns` elements, or of samples of `columns` channels; `is_f64` says whether x is float64, `start`
+    /// how many rows or samples come before.
     #[new]
-    #[pyo3(signature = (columns, is_f64, start=0))]
-    fn new(columns: usize, is_f64: bool, start: usize) -> TorchPartial {
-        TorchPartial::keep(Partial::rows(if is_f64 { DType::F64 } else { DType::F32 }, columns, start))
+    fn new(columns: usize, is_f64: bool, is_of_samples: bool, start: usize) -> TorchPartial {
+        let new = if is_of_samples { Partial::samples } else { Partial::rows };
+        TorchPartial::keep(new(if is_f64 { DType::F64 } else { DType::F32 }, columns, start))
     }
 
-    /// The row that comes next.
     #[getter]
-    fn end(&self) -> usize {
-        self.with(|partial| partial.end())
+    fn start(&self) -> PyResult<usize> {
+        self.with(Partial::start)
+    }
+
+    #[getter]
+    fn end(&self) -> PyResult<usize> {
+        self.with(Partial::end)
     }
 
     /// For another process.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &self.with(|partial| partial.to_bytes()))
+    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &self.with(Partial::to_bytes)?))
     }
 
-    /// What `to_bytes` of several processes or pieces gave, put together.
+    /// What `to_bytes` of several processes gave, put together.
     #[staticmethod]
     fn join(parts: Vec<Vec<u8>>) -> PyResult<TorchPartial> {
         let parts = parts.iter().map(|bytes| Partial::from_bytes(bytes)).collect::<Result<Vec<_>, _>>();
-        let joined = parts.and_then(Partial::join).map_err(|error| PyValueError::new_err(error.to_string()))?;
-        Ok(TorchPartial::keep(joined))
+        parts.and_then(Partial::join).map(TorchPartial::keep).map_err(raised)
+    }
+}
+
+/// The mask's flags, one for each row of the batch or of its padding.
+fn flags(mask: &Option<Tensor>) -> Result<Option<Vec<bool>>, Failure> {
+    mask.as_ref().map(Tensor::flags).transpose()
+}
+
+/// A call whose rows, but for those of the padding, go to `partial`.
+fn accumulated<'a>(io: BackwardIo<'a>, mask: &'a Option<Vec<bool>>, partial: &'a mut Partial) -> BackwardIo<'a> {
+    let io = io.partial(partial);
+    match mask {
+        Some(mask) => io.mask(mask),
+        None => io,
     }
 }
 
@@ -88,16 +115,61 @@ pub(super) struct RowNormBackwardPartial;
 
 impl Kernel for RowNormBackwardPartial {
     const SCHEMA: &CStr = c"row_norm_backward_partial(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, int dims, \
-        bool centered, float eps, float weight_offset, bool llama, int partial) -> Tensor";
-    type Arguments = (Tensor, Tensor, Option<Tensor>, Option<Tensor>, i64, bool, f64, f64, bool, i64);
+        bool centered, float eps, float weight_offset, bool llama, Tensor? mask, int partial) -> Tensor";
+    type Arguments = (Tensor, Tensor, Option<Tensor>, Option<Tensor>, i64, bool, f64, f64, bool, Option<Tensor>, i64);
     type Results = Tensor;
 
     fn run(arguments: Self::Arguments) -> Result<Tensor, Failure> {
-        let (dy, x, weight, bias, dims, centered, eps, weight_offset, llama, number) = arguments;
+        let (dy, x, weight, bias, dims, centered, eps, weight_offset, llama, mask, number) = arguments;
         let norm = RowNorm { centered, dims, eps, weight_offset, llama };
-        let partial = find(number)?;
-        let mut partial = partial.lock().unwrap_or_else(PoisonError::into_inner);
-        norm.backward_into(dy, x, &Params::new(weight, bias)?, &mut partial)
+        let (params, mask, partial) = (Params::new(weight, bias)?, flags(&mask)?, find(number)?);
+        let (hidden, dy, x) = (norm.hidden(&x, &params)?, norm.readable(dy)?, norm.readable(x)?);
+        let mut dx = TensorMut::new(x.shape()?.sizes, x.dtype()?)?;
+        let views = [View::of(&x, dims)?, View::of(&dy, dims)?];
+        let io = BackwardIo::new(views[0].rows(), views[1].rows(), dx.slice()?);
+        norm.norm(hidden, &params, cpu())?.backward(accumulated(io, &mask, &mut *lock(&partial)?))?;
+        Ok(dx.into_tensor())
+    }
+}
+
+/// The same after a residual add: dx in x's type, and dresidual where the residual has another one, else empty.
+pub(super) struct AddRmsNormBackwardPartial;
+
+impl Kernel for AddRmsNormBackwardPartial {
+    const SCHEMA: &CStr =
+        c"add_rms_norm_backward_partial(Tensor dy, Tensor? dr, Tensor r, Tensor? weight, int dims, float eps, \
+        float weight_offset, bool llama, ScalarType x_dtype, Tensor? mask, int partial) \
+        -> (Tensor dx, Tensor dresidual)";
+    type Arguments = (Tensor, Option<Tensor>, Tensor, Option<Tensor>, i64, f64, f64, bool, Dtype, Option<Tensor>, i64);
+    type Results = [Tensor; 2];
+
+    fn run(arguments: Self::Arguments) -> Result<[Tensor; 2], Failure> {
+        let (dy, dr, r, weight, dims, eps, weight_offset, llama, x_dtype, mask, number) = arguments;
+        let norm = RowNorm { centered: false, dims, eps, weight_offset, llama };
+        let (params, mask, partial) = (Params::new(weight, None)?, flags(&mask)?, find(number)?);
+        let gradients = AddBackward { norm, dy, dr, r, x_dtype: x_dtype.known()? }
+            .run(&params, |norm, io| Ok(norm.backward(accumulated(io, &mask, &mut *lock(&partial)?))?))?;
+        Ok(gradients.map(TensorMut::into_tensor))
+    }
+}
+
+/// The same of GroupNorm, with forward's statistics.
+pub(super) struct GroupNormBackwardPartial;
+
+impl Kernel for GroupNormBackwardPartial {
+    const SCHEMA: &CStr = c"group_norm_backward_partial(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, \
+        Tensor stats, SymInt groups, float eps, float weight_offset, int partial) -> Tensor";
+    type Arguments = (Tensor, Tensor, Option<Tensor>, Option<Tensor>, Tensor, i64, f64, f64, i64);
+    type Results = Tensor;
+
+    fn run(arguments: Self::Arguments) -> Result<Tensor, Failure> {
+        let (dy, x, weight, bias, stats, groups, eps, weight_offset, number) = arguments;
+        let (params, partial) = (Params::new(weight, bias)?, find(number)?);
+        let [dx, ..] = Backward { dy, x, dweight: false, dbias: false }.run(&params, |layout, io| {
+            let norm = Options { eps, weight_offset }.group_norm(groups, layout.channels, &params)?;
+            Ok(norm.backward(io.stats(stats.stats()?).partial(&mut *lock(&partial)?))?)
+        })?;
+        Ok(dx)
     }
 }
 
@@ -105,16 +177,18 @@ impl Kernel for RowNormBackwardPartial {
 pub(super) struct FinishPartial;
 
 impl Kernel for FinishPartial {
-    const SCHEMA: &CStr = c"finish_partial(Tensor weight, Tensor? bias, int partial) -> (Tensor dweight, Tensor dbias)";
-    type Arguments = (Tensor, Option<Tensor>, i64);
+    const SCHEMA: &CStr =
+        c"finish_partial(Tensor? weight, Tensor? bias, int partial) -> (Tensor dweight, Tensor dbias)";
+    type Arguments = (Option<Tensor>, Option<Tensor>, i64);
     type Results = [Tensor; 2];
 
     fn run((weight, bias, number): Self::Arguments) -> Result<[Tensor; 2], Failure> {
         let partial = find(number)?;
-        let partial = partial.lock().unwrap_or_else(PoisonError::into_inner);
-        let weight = Some(weight);
+        let partial = lock(&partial)?;
         let (mut dweight, mut dbias) = (gradient(&weight, true, DType::F32)?, gradient(&bias, true, DType::F32)?);
-        partial.dweight(dweight.slice()?)?;
+        if weight.is_some() {
+            partial.dweight(dweight.slice()?)?;
+        }
         if bias.is_some() {
             partial.dbias(dbias.slice()?)?;
         }

@@ -9,7 +9,7 @@ use isonorm::{BackwardIo, Io};
 use super::failure::Failure;
 use super::kernel::{Dtype, Kernel};
 use super::pool::cpu;
-use super::rows::{Leading, Params, RowNorm, View, gradient};
+use super::rows::{AddBackward, Leading, Params, RowNorm, View, gradient};
 use super::tensor::{Tensor, TensorMut};
 
 /// RMSNorm with a weight.
@@ -281,27 +281,12 @@ impl Kernel for AddRmsNormBackward {
     fn run(arguments: Self::Arguments) -> Result<[Tensor; 3], Failure> {
         let (dy, dr, r, weight, dims, eps, weight_offset, llama, x_dtype, wants_dweight) = arguments;
         let norm = RowNorm { centered: false, dims, eps, weight_offset, llama };
-        let params = Params::new(weight, None)?;
-        let (hidden, dy, r) = (norm.hidden(&r, &params)?, norm.readable(dy)?, norm.readable(r)?);
-        let dr = dr.map(|dr| norm.readable(dr)).transpose()?;
-        let (sizes, x_dtype, r_dtype) = (r.shape()?.sizes, x_dtype.known()?, r.dtype()?);
-        let mut dx = TensorMut::new(sizes, x_dtype)?;
-        let is_one_type = x_dtype == r_dtype;
-        let mut dresidual = if is_one_type { TensorMut::nothing(r_dtype)? } else { TensorMut::new(sizes, r_dtype)? };
-        let mut dweight = gradient(&params.weight, wants_dweight, r_dtype)?;
-        let views = [View::of(&r, dims)?, View::of(&dy, dims)?];
-        let dr_view = dr.as_ref().map(|dr| View::of(dr, dims)).transpose()?;
-        let mut io = BackwardIo::new(views[0].rows(), views[1].rows(), dx.slice()?);
-        if let Some(dr) = &dr_view {
-            io = io.dresidual(dr.rows());
-        }
-        if !is_one_type {
-            io = io.dr(dresidual.slice()?);
-        }
-        if wants_dweight && params.weight.is_some() {
-            io = io.dweight(dweight.slice()?);
-        }
-        norm.norm(hidden, &params, cpu())?.backward(io)?;
+        let (params, x_dtype) = (Params::new(weight, None)?, x_dtype.known()?);
+        let mut dweight = gradient(&params.weight, wants_dweight, r.dtype()?)?;
+        let [dx, dresidual] = AddBackward { norm, dy, dr, r, x_dtype }.run(&params, |norm, io| {
+            let is_wanted = wants_dweight && params.weight.is_some();
+            Ok(norm.backward(if is_wanted { io.dweight(dweight.slice()?) } else { io })?)
+        })?;
         Ok([dx, dresidual, dweight].map(TensorMut::into_tensor))
     }
 }

@@ -1,8 +1,9 @@
 //! The norms of rows: what a call's tensors are to the core.
 
-use isonorm::{BackwardIo, Cpu, DType, Error, Io, LayerNorm, MAX_DIMS, Partial, Recipe, RmsNorm, Rows, RowsMut, Slice};
+use isonorm::{BackwardIo, Cpu, DType, Error, Io, LayerNorm, MAX_DIMS, Recipe, RmsNorm, Rows, RowsMut, Slice};
 
 use super::failure::Failure;
+use super::pool::cpu;
 use super::shape::contiguous_strides;
 use super::tensor::{Tensor, TensorMut};
 
@@ -119,22 +120,6 @@ impl RowNorm {
     pub(super) fn is_writable(&self, y: &Tensor) -> Result<bool, Failure> {
         Ok(y.shape()?.has_rows(self.dims as usize) && y.is_aligned()?)
     }
-
-    /// Adds the rows of a batch, or of a part of it, to unfinished gradients; returns dx.
-    pub(super) fn backward_into(
-        &self,
-        dy: Tensor,
-        x: Tensor,
-        params: &Params,
-        partial: &mut Partial,
-    ) -> Result<Tensor, Failure> {
-        let (hidden, dy, x) = (self.hidden(&x, params)?, self.readable(dy)?, self.readable(x)?);
-        let norm = self.norm(hidden, params, super::pool::cpu())?;
-        let mut dx = TensorMut::new(x.shape()?.sizes, x.dtype()?)?;
-        let views = [View::of(&x, self.dims)?, View::of(&dy, self.dims)?];
-        norm.backward(BackwardIo::new(views[0].rows(), views[1].rows(), dx.slice()?).partial(partial))?;
-        Ok(dx.into_tensor())
-    }
 }
 
 /// The leading dimensions of a tensor of rows; `None` where rows follow one another.
@@ -189,5 +174,43 @@ pub(super) fn gradient(param: &Option<Tensor>, wanted: bool, x: DType) -> Result
     match param {
         Some(param) if wanted => TensorMut::new(param.shape()?.sizes, param.dtype()?),
         _ => TensorMut::nothing(x),
+    }
+}
+
+/// What a backward call after a residual add reads besides the parameters.
+pub(super) struct AddBackward {
+    pub(super) norm: RowNorm,
+    pub(super) dy: Tensor,
+    pub(super) dr: Option<Tensor>,
+    pub(super) r: Tensor,
+    pub(super) x_dtype: DType,
+}
+
+impl AddBackward {
+    /// dx in x's type, and dresidual where the residual has another one, else nothing (it is dx); `backward` is told
+    /// the call's tensors.
+    pub(super) fn run(
+        self,
+        params: &Params,
+        backward: impl FnOnce(Norm<'_>, BackwardIo<'_>) -> Result<(), Failure>,
+    ) -> Result<[TensorMut; 2], Failure> {
+        let AddBackward { norm, dy, dr, r, x_dtype } = self;
+        let (hidden, dy, r) = (norm.hidden(&r, params)?, norm.readable(dy)?, norm.readable(r)?);
+        let dr = dr.map(|dr| norm.readable(dr)).transpose()?;
+        let (sizes, r_dtype) = (r.shape()?.sizes, r.dtype()?);
+        let mut dx = TensorMut::new(sizes, x_dtype)?;
+        let is_one_type = x_dtype == r_dtype;
+        let mut dresidual = if is_one_type { TensorMut::nothing(r_dtype)? } else { TensorMut::new(sizes, r_dtype)? };
+        let views = [View::of(&r, norm.dims)?, View::of(&dy, norm.dims)?];
+        let dr = dr.as_ref().map(|dr| View::of(dr, norm.dims)).transpose()?;
+        let mut io = BackwardIo::new(views[0].rows(), views[1].rows(), dx.slice()?);
+        if let Some(dr) = &dr {
+            io = io.dresidual(dr.rows());
+        }
+        if !is_one_type {
+            io = io.dr(dresidual.slice()?);
+        }
+        backward(norm.norm(hidden, params, cpu())?, io)?;
+        Ok([dx, dresidual])
     }
 }

@@ -26,13 +26,15 @@ macro_rules! shim {
             $(pub(super) $name: shim!(@type $need fn($($type),*) $(-> $result)?),)*
             /// libtorch's codes of f32, f64, f16 and bf16.
             pub(super) dtypes: [(i32, DType); 4],
+            /// Its code of bool.
+            pub(super) bool_code: i32,
         }
 
         impl Shim {
             fn of(library: &Library) -> Result<Shim, Failure> {
                 $(let $name = shim!(@find $need library, $name);)*
-                let dtypes = dtypes(library)?;
-                Ok(Shim { $($name,)* dtypes })
+                let (dtypes, bool_code) = (dtypes(library)?, code(library, "aoti_torch_dtype_bool")?);
+                Ok(Shim { $($name,)* dtypes, bool_code })
             }
         }
     };
@@ -73,18 +75,20 @@ shim! {
 }
 
 fn dtypes(library: &Library) -> Result<[(i32, DType); 4], Failure> {
-    let code = |name: &str| {
-        // SAFETY: all of these functions have this signature in the C header.
-        let found = unsafe { library.get::<unsafe extern "C" fn() -> i32>(name) }.map_err(Failure::load)?;
-        // SAFETY: they return a constant.
-        Ok::<i32, Failure>(unsafe { found() })
-    };
     Ok([
-        (code("aoti_torch_dtype_float32")?, DType::F32),
-        (code("aoti_torch_dtype_bfloat16")?, DType::Bf16),
-        (code("aoti_torch_dtype_float16")?, DType::F16),
-        (code("aoti_torch_dtype_float64")?, DType::F64),
+        (code(library, "aoti_torch_dtype_float32")?, DType::F32),
+        (code(library, "aoti_torch_dtype_bfloat16")?, DType::Bf16),
+        (code(library, "aoti_torch_dtype_float16")?, DType::F16),
+        (code(library, "aoti_torch_dtype_float64")?, DType::F64),
     ])
+}
+
+/// The code of a type, which the function of this name returns.
+fn code(library: &Library, name: &str) -> Result<i32, Failure> {
+    // SAFETY: all of these functions have this signature in the C header.
+    let found = unsafe { library.get::<unsafe extern "C" fn() -> i32>(name) }.map_err(Failure::load)?;
+    // SAFETY: they return a constant.
+    Ok(unsafe { found() })
 }
 
 static SHIM: OnceLock<Shim> = OnceLock::new();

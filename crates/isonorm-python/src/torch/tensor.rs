@@ -29,6 +29,7 @@ pub(super) struct Tensor {
     strides: *mut i64,
     data: *mut c_void,
     dtype: Result<DType, &'static str>,
+    is_bool: bool,
 }
 
 impl Drop for Tensor {
@@ -57,7 +58,8 @@ impl Tensor {
             Some((_, dtype)) => Ok(*dtype),
             None => Err("isonorm: tensors are float32, float64, float16 or bfloat16, got another dtype"),
         };
-        Tensor { handle, dims: dims as usize, sizes, strides, data, dtype }
+        let is_bool = is_known && code == shim().bool_code;
+        Tensor { handle, dims: dims as usize, sizes, strides, data, dtype, is_bool }
     }
 
     pub(super) fn handle(&self) -> Handle {
@@ -117,6 +119,22 @@ impl Tensor {
             // SAFETY: as said above.
             DType::Bf16 => Slice::Bf16(unsafe { read::<bf16>(data, len) }),
         })
+    }
+
+    /// The elements of a tensor of bools, one after another.
+    pub(super) fn flags(&self) -> Result<Vec<bool>, Failure> {
+        if !self.is_bool {
+            return Err(Failure::new("isonorm: a mask is a tensor of bools"));
+        }
+        // SAFETY: libtorch gave them, `dims` of each, and they live as long as the tensor does.
+        let shape = unsafe { Shape::from_raw(self.sizes, self.strides, self.dims) };
+        let len = shape.span();
+        if !shape.is_contiguous() || (len > 0 && self.data.is_null()) {
+            return Err(Failure::new("isonorm: a mask is contiguous, in memory of its own"));
+        }
+        // SAFETY: the memory has `len` bytes and lives as long as the tensor; torch lets them be others than 0 and 1.
+        let bytes = unsafe { read::<u8>(self.data, len) };
+        Ok(bytes.iter().map(|byte| *byte != 0).collect())
     }
 
     /// Statistics that [`TensorMut::stats`] was.

@@ -106,3 +106,27 @@ def test_meta(name):
     make, shape = NORMS[name]
     y = make().to("meta")(torch.empty(shape, device="meta"))
     assert y.device.type == "meta" and y.shape == shape
+
+
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_gradients_are_accumulated_outside_of_graphs(is_warm):
+    torch._dynamo.reset()
+    model = torch.nn.Sequential(isonorm.torch.LayerNorm(64), torch.nn.Tanh(), isonorm.torch.RMSNorm(64, 1e-6))
+    compiled, x = torch.compile(model), torch.randn(37, 64)
+
+    def gradients(model, sizes):
+        model.zero_grad()
+        for micro in x.split(sizes):
+            model(micro).square().sum().backward()
+        return [param.grad for param in model.parameters()]
+
+    expected = gradients(model, [37])
+    if is_warm:
+        gradients(compiled, [37])
+    with isonorm.torch.accumulate(model):
+        gradients(compiled, [20, 17])
+    assert all(map(torch.equal, [param.grad for param in model.parameters()], expected))
+    torch._dynamo.reset()
+    whole = torch.compile(model, fullgraph=True)
+    with isonorm.torch.accumulate(model), pytest.raises(RuntimeError, match="accumulated outside of compiled graphs"):
+        whole(x)

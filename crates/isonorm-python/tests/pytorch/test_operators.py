@@ -6,10 +6,16 @@ import threading
 
 import pytest
 import torch
+from torch import nn
 from torch.library import opcheck
 
+import isonorm.torch
 import isonorm.torch.functional as F
+from isonorm import _isonorm
 from isonorm.torch._library import ops
+
+#: Unfinished gradients of rows of 16 elements, and of samples of 6 channels, for the operators that go on with them.
+PARTIALS = _isonorm.TorchPartial(16, False, False, 0), _isonorm.TorchPartial(6, False, True, 0)
 
 
 def rows(**kwargs):
@@ -51,7 +57,16 @@ def samples():
     yield ops.add_rms_norm_.default, (x.clone(), rows(), w, 1, *rms[2:])
     yield ops.add_rms_norm_backward.default, (x, None, x, w, 1, *rms[2:], torch.float32, True)
     yield ops.add_rms_norm_backward.default, (x.bfloat16(), x, x, None, 1, *rms[2:], torch.bfloat16, True)
+    of_rows, of_samples = (partial.number for partial in PARTIALS)
+    mask = torch.tensor([[True, False, True]] * 4)
+    yield ops.row_norm_backward_partial.default, (x, strided, w, b, *row, None, of_rows)
+    yield ops.row_norm_backward_partial.default, (x, x.bfloat16(), w, None, *rms, mask, of_rows)
+    yield ops.add_rms_norm_backward_partial.default, (x, None, x, w, 1, *rms[2:], torch.float32, mask, of_rows)
+    x16 = x.bfloat16()
+    yield ops.add_rms_norm_backward_partial.default, (x16, x, x, w, 1, *rms[2:], torch.bfloat16, None, of_rows)
+    yield ops.finish_partial.default, (w, None, of_rows)
     c, mean, var = param(6), torch.zeros(6), torch.ones(6)
+    yield ops.finish_partial.default, (None, c, of_samples)
     stats = torch.ones(6, 5)
     for x in (planes(), planes().to(memory_format=torch.channels_last), torch.randn(2, 5, 6).transpose(1, 2)):
         yield ops.batch_norm_train.default, (x, c, None, mean, var, 0.1, 1e-5, 0.0)
@@ -64,6 +79,7 @@ def samples():
         yield ops.group_norm.default, (x, c, c, 3, 1e-5, 0.0)
         yield ops.group_norm.out, (x, c, c, 3, 1e-5, 0.0), dict(out=torch.empty_like(x))
         yield ops.group_norm_backward.default, (x, x, c, c, stats, 3, 1e-5, 0.0, True, True)
+        yield ops.group_norm_backward_partial.default, (x, x, c, None, stats, 3, 1e-5, 0.0, of_samples)
     yield ops.group_norm.default, (torch.empty(2, 6, 0), c, c, 3, 1e-5, 0.0)
     yield ops.instance_norm_running.default, (torch.ones(12, 5), mean, var, 0.1, 16)
 
@@ -72,6 +88,38 @@ def samples():
 def test_opcheck(sample):
     op, args, *kwargs = sample
     opcheck(op, args, *kwargs)
+
+
+@pytest.mark.parametrize(
+    "mask, message",
+    [
+        (torch.ones(12), "a mask is a tensor of bools"),
+        (torch.ones(12, 2, dtype=torch.bool)[:, 0], "a mask is contiguous"),
+        (torch.ones(11, dtype=torch.bool), "mask has 11 elements, expected 12: one for each row"),
+    ],
+)
+def test_masks_of_other_kinds_are_refused(mask, message):
+    partial = _isonorm.TorchPartial(16, False, False, 0)
+    with pytest.raises(RuntimeError, match=message):
+        ops.row_norm_backward_partial.default(
+            rows(), rows(), param(16), None, 1, False, 1e-5, 0.0, False, mask, partial.number
+        )
+    assert partial.end == 0
+
+
+def test_a_mask_may_have_other_bytes_than_0_and_1():
+    mask = torch.tensor([0, 2, 255, 1] * 3, dtype=torch.uint8).view(torch.bool)
+    partial = _isonorm.TorchPartial(16, False, False, 0)
+    ops.row_norm_backward_partial.default(
+        rows(), rows(), param(16), None, 1, False, 1e-5, 0.0, False, mask, partial.number
+    )
+    assert partial.end == 9
+
+
+def test_partials_that_are_gone_are_refused():
+    number = _isonorm.TorchPartial(16, False, False, 0).number
+    with pytest.raises(RuntimeError, match="these unfinished gradients are gone"):
+        ops.finish_partial.default(param(16), None, number)
 
 
 def resident():
@@ -83,6 +131,8 @@ def resident():
 def test_nothing_leaks():
     x, w, b = rows().requires_grad_(), param(16).requires_grad_(), param(16).requires_grad_()
     z = planes().requires_grad_()
+    norms = nn.ModuleList([isonorm.torch.LayerNorm(16), isonorm.torch.AddRMSNorm(16), isonorm.torch.GroupNorm(3, 6)])
+    mask = torch.tensor([True, False, True, True])
 
     def work():
         F.layer_norm(x, (16,), w, b).sum().backward()
@@ -92,6 +142,14 @@ def test_nothing_leaks():
         F.group_norm(z, 3)
         with pytest.raises(RuntimeError):
             ops.rms_norm.default(x[..., :3].detach(), w.detach(), 1e-5)
+        with isonorm.torch.accumulate(norms) as accumulation:
+            with accumulation.mask(mask):
+                norms[0](x).sum().backward()
+                norms[1](x, x)[0].sum().backward()
+            with accumulation.mask(mask[:2]):
+                norms[2](z).sum().backward()
+            with pytest.raises(RuntimeError):
+                norms[0](x.double())
 
     for _ in range(500):
         work()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,8 @@ class TorchSubject(Subject):
         for parameter in self._parameters.values():
             parameter.grad = None
         rows: dict[str, list[Bits]] = {}
-        with _threads(call.threads), torch.set_grad_enabled(call.gradients):
+        accumulation = _accumulation(self._forward) if call.pieces else nullcontext()
+        with _threads(call.threads), torch.set_grad_enabled(call.gradients), accumulation:
             for piece in pieces:
                 x = self._tensor(piece.x).requires_grad_(call.gradients)
                 y = self._forward(x)
@@ -72,6 +74,14 @@ class TorchSubject(Subject):
         """A tensor in the same memory."""
         signed = patterns.view(np.dtype(f"i{patterns.itemsize}"))
         return torch.from_numpy(signed).view(getattr(torch, self.pool.dtype))
+
+
+def _accumulation(forward: Any) -> AbstractContextManager[Any]:
+    """Micro-batches as isonorm's modules, and those that it patched, take them; all others in autograd's way."""
+    isonorm = sys.modules.get("isonorm.torch")  # loaded where there are any
+    if isonorm is None or not isinstance(forward, torch.nn.Module) or not isonorm.accumulated_parameters(forward):
+        return nullcontext()
+    return isonorm.accumulate(forward)
 
 
 @contextmanager

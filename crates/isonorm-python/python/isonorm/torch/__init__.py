@@ -1,7 +1,7 @@
 """isonorm for PyTorch: norms with the same bits everywhere, as functions and as drop-in modules."""
 
 from isonorm.torch import functional
-from isonorm.torch._accumulate import Accumulation, accumulate
+from isonorm.torch._accumulate import Accumulation, accumulate, accumulated_parameters
 from isonorm.torch.modules import (
     AddRMSNorm,
     BatchNorm1d,
@@ -30,6 +30,7 @@ __all__ = [
     "RMSNorm",
     "Report",
     "accumulate",
+    "accumulated_parameters",
     "functional",
     "patch",
     "unpatch",

@@ -56,6 +56,11 @@ def _stats_of_samples(x, groups):
     return _stats(x, 0 if 0 in x.shape[1:] else x.shape[0] * groups)
 
 
+def _add_gradients_like(r, dims, x_dtype):
+    dresidual = r.new_empty(0) if r.dtype == x_dtype else _rows_like(r, dims)
+    return torch.empty(r.shape, dtype=x_dtype, device=r.device), dresidual
+
+
 def _stats(x, count):
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     return torch.empty((count, 5), dtype=dtype, device=x.device)
@@ -98,13 +103,24 @@ def _(dy, x, weight, bias, eps):
 
 
 @torch.library.register_fake("isonorm::row_norm_backward_partial")
-def _(dy, x, weight, bias, dims, centered, eps, weight_offset, llama, partial):
-    raise RuntimeError("isonorm: gradients cannot be accumulated in a traced graph: compile outside of accumulation")
+def _(dy, x, weight, bias, dims, centered, eps, weight_offset, llama, mask, partial):
+    return _rows_like(x, dims, weight, bias)
+
+
+@torch.library.register_fake("isonorm::add_rms_norm_backward_partial")
+def _(dy, dr, r, weight, dims, eps, weight_offset, llama, x_dtype, mask, partial):
+    return _add_gradients_like(r, dims, x_dtype)
+
+
+@torch.library.register_fake("isonorm::group_norm_backward_partial")
+def _(dy, x, weight, bias, stats, groups, eps, weight_offset, partial):
+    return _planes_like(x)
 
 
 @torch.library.register_fake("isonorm::finish_partial")
 def _(weight, bias, partial):
-    return torch.empty_like(weight), _gradient(bias, True, weight)
+    like = bias if weight is None else weight
+    return _gradient(weight, True, like), _gradient(bias, True, like)
 
 
 @torch.library.register_fake("isonorm::add_rms_norm")
@@ -119,8 +135,7 @@ def _(x, residual, weight, dims, eps, weight_offset, llama):
 
 @torch.library.register_fake("isonorm::add_rms_norm_backward")
 def _(dy, dr, r, weight, dims, eps, weight_offset, llama, x_dtype, dweight):
-    dresidual = r.new_empty(0) if r.dtype == x_dtype else _rows_like(r, dims)
-    return torch.empty(r.shape, dtype=x_dtype, device=r.device), dresidual, _gradient(weight, dweight, r)
+    return *_add_gradients_like(r, dims, x_dtype), _gradient(weight, dweight, r)
 
 
 @torch.library.register_fake("isonorm::batch_norm_train")

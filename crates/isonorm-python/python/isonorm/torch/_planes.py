@@ -118,12 +118,11 @@ def batch_norm_eval(x, weight, bias, running_mean, running_var, eps, weight_offs
 
 def group_norm(x, weight, bias, groups, eps, weight_offset, out=None):
     """Each group of channels of each sample."""
-    return _group_norm(x, weight, bias, groups, eps, weight_offset, out)[0]
+    return group_norm_with_stats(x, weight, bias, (groups, eps, weight_offset), out)[0]
 
 
-def _group_norm(x, weight, bias, groups, eps, weight_offset, out):
-    """y, and the statistics."""
-    options = (groups, eps, weight_offset)
+def group_norm_with_stats(x, weight, bias, options, out=None):
+    """The same; y and the groups' statistics."""
     if out is None:
         return _apply(_group, _Group, options, x, weight, bias)
     refuse_grad(x, weight, bias, out)
@@ -133,11 +132,16 @@ def _group_norm(x, weight, bias, groups, eps, weight_offset, out):
 
 
 def instance_norm_train(x, weight, bias, running_mean, running_var, momentum, eps, weight_offset, out=None):
-    """Each channel of each sample; the running statistics move towards the mean over the samples."""
-    y, stats = _group_norm(x, weight, bias, x.shape[1], eps, weight_offset, out)
+    """Each channel of each sample; the running statistics move."""
+    y, stats = group_norm_with_stats(x, weight, bias, (x.shape[1], eps, weight_offset), out)
+    move_running(x, stats, running_mean, running_var, momentum)
+    return y
+
+
+def move_running(x, stats, running_mean, running_var, momentum):
+    """Moves the running statistics, where there are any, towards the means over the samples of the channels'."""
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
             positions = math.prod(x.shape[2:])
             after = ops.instance_norm_running.default(stats, running_mean, running_var, momentum, positions)
         _move(running_mean, running_var, *after)
-    return y

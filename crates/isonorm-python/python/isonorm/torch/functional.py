@@ -233,26 +233,8 @@ def batch_norm(
     return _planes.batch_norm_train(input, weight, bias, *running, momentum, eps, weight_offset, out)
 
 
-def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5, *, weight_offset=0.0, out=None):
-    r"""Normalizes each group of channels of each sample.
-
-    .. math::
-        \hat x = \frac{x - \operatorname{mean}_{n,g}}{\sqrt{\operatorname{var}_{n,g} + \epsilon}}, \qquad
-        y = \hat x \cdot (\text{weight}_c + \text{weight\_offset}) + \text{bias}_c
-
-    Args:
-        input (Tensor): of shape :math:`(N, C, *)`; channels-last memory is read in place and kept.
-        num_groups (int): a divisor of :math:`C`.
-        weight, bias (Tensor, optional): of shape :math:`(C)`.
-        eps (float): added to the variance.
-        weight_offset (float): added to every weight.
-        out (Tensor, optional): where the result is written; it may be ``input``. Not with autograd.
-
-    Example::
-
-        >>> isonorm.torch.functional.group_norm(torch.tensor([[1.0, 3.0, 5.0, 7.0]]), 2, eps=0.0)
-        tensor([[-1.,  1., -1.,  1.]])
-    """
+def _check_groups(input, num_groups, weight, bias):
+    """As torch does, with its errors."""
     if input.dim() < 2:
         raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {input.dim()}")
     if num_groups <= 0:
@@ -274,7 +256,35 @@ def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5, *, weight_of
                 f"Expected {name} to be a vector of size equal to the number of channels in input, but got {name} of "
                 f"shape {list(param.shape)} and input of shape {list(input.shape)}"
             )
+
+
+def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5, *, weight_offset=0.0, out=None):
+    r"""Normalizes each group of channels of each sample.
+
+    .. math::
+        \hat x = \frac{x - \operatorname{mean}_{n,g}}{\sqrt{\operatorname{var}_{n,g} + \epsilon}}, \qquad
+        y = \hat x \cdot (\text{weight}_c + \text{weight\_offset}) + \text{bias}_c
+
+    Args:
+        input (Tensor): of shape :math:`(N, C, *)`; channels-last memory is read in place and kept.
+        num_groups (int): a divisor of :math:`C`.
+        weight, bias (Tensor, optional): of shape :math:`(C)`.
+        eps (float): added to the variance.
+        weight_offset (float): added to every weight.
+        out (Tensor, optional): where the result is written; it may be ``input``. Not with autograd.
+
+    Example::
+
+        >>> isonorm.torch.functional.group_norm(torch.tensor([[1.0, 3.0, 5.0, 7.0]]), 2, eps=0.0)
+        tensor([[-1.,  1., -1.,  1.]])
+    """
+    _check_groups(input, num_groups, weight, bias)
     return _planes.group_norm(input, weight, bias, num_groups, eps, weight_offset, out)
+
+
+def _check_instances(input):
+    if math.prod(input.shape[2:]) == 1:
+        raise ValueError(f"Expected more than 1 spatial element when training, got input size {input.size()}")
 
 
 def instance_norm(
@@ -320,7 +330,6 @@ def instance_norm(
         if running_mean is None or running_var is None:
             raise RuntimeError("Expected running_mean and running_var to be defined when use_input_stats=False")
         return _planes.batch_norm_eval(input, weight, bias, running_mean, running_var, eps, weight_offset, out)
-    if math.prod(input.shape[2:]) == 1:
-        raise ValueError(f"Expected more than 1 spatial element when training, got input size {input.size()}")
+    _check_instances(input)
     running = running_mean, running_var
     return _planes.instance_norm_train(input, weight, bias, *running, momentum, eps, weight_offset, out)

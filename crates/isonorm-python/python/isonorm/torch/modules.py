@@ -6,7 +6,7 @@ from torch import nn
 from torch.compiler import is_compiling
 
 from isonorm._isonorm import torch_row_norm
-from isonorm.torch import _accumulate, _rows, functional
+from isonorm.torch import _partials, _planes, _rows, functional
 
 __all__ = [
     "AddRMSNorm",
@@ -74,8 +74,8 @@ class RMSNorm(nn.RMSNorm):
             if y is not None:
                 return y
         options = (len(self.normalized_shape), False, eps, self.weight_offset, self.recipe == "llama")
-        if _accumulate.active:
-            return _accumulate.row_norm(self, x, weight, None, options)
+        if _partials.active:
+            return _partials.row_norm(self, x, weight, None, options)
         return _rows.row_norm(x, weight, None, options)
 
     def extra_repr(self):
@@ -104,10 +104,10 @@ class AddRMSNorm(RMSNorm):
     """
 
     def forward(self, x, residual):
-        if _accumulate.active:
+        if _partials.active:
             eps = functional._eps(residual) if self.eps is None else self.eps
             options = (len(self.normalized_shape), eps, self.weight_offset, self.recipe == "llama")
-            return _accumulate.add_rms_norm(self, x, residual, self.weight, options)
+            return _partials.add_rms_norm(self, x, residual, self.weight, options)
         return functional.add_rms_norm(
             x,
             residual,
@@ -145,8 +145,8 @@ class LayerNorm(nn.LayerNorm):
             if y is not None:
                 return y
         options = (len(self.normalized_shape), True, self.eps, 0.0, False)
-        if _accumulate.active:
-            return _accumulate.row_norm(self, input, weight, bias, options)
+        if _partials.active:
+            return _partials.row_norm(self, input, weight, bias, options)
         return _rows.row_norm(input, weight, bias, options)
 
 
@@ -164,6 +164,9 @@ class GroupNorm(nn.GroupNorm):
     """
 
     def forward(self, input):
+        if _partials.active:
+            functional._check_groups(input, self.num_groups, self.weight, self.bias)
+            return _partials.group_norm(self, input, self.weight, self.bias, self.num_groups, self.eps)[0]
         return functional.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
@@ -222,16 +225,16 @@ class _Instance:
     """The forward pass of :class:`torch.nn.InstanceNorm2d` and its kin, behind their checks."""
 
     def _apply_instance_norm(self, input):
-        return functional.instance_norm(
-            input,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            self.training or not self.track_running_stats,
-            0.0 if self.momentum is None else self.momentum,
-            self.eps,
-        )
+        running, params = (self.running_mean, self.running_var), (self.weight, self.bias)
+        by_input = self.training or not self.track_running_stats
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if by_input and _partials.active:
+            functional._check_channels(input, weight=self.weight, bias=self.bias)
+            functional._check_instances(input)
+            y, stats = _partials.group_norm(self, input, *params, input.shape[1], self.eps)
+            _planes.move_running(input, stats, *running, momentum)
+            return y
+        return functional.instance_norm(input, *running, *params, by_input, momentum, self.eps)
 
 
 class InstanceNorm1d(_Instance, nn.InstanceNorm1d):

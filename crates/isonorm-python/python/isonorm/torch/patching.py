@@ -8,7 +8,7 @@ from torch import nn
 from torch.compiler import is_compiling
 
 from isonorm._isonorm import torch_row_norm
-from isonorm.torch import _rows
+from isonorm.torch import _partials, _rows
 from isonorm.torch._families import family_of
 
 #: How far a probe's results may be from the original's, in steps of the type at their size.
@@ -100,7 +100,10 @@ def _compute(module, family, x, weight):
         y = torch_row_norm(x, None, weight, bias, *options)
         if y is not None:
             return y
-    return _rows.row_norm(x, weight, bias, (1 if weight is None else weight.dim(), *options))
+    options = (1 if weight is None else weight.dim(), *options)
+    if _partials.active:
+        return _partials.row_norm(module, x, weight, bias, options)
+    return _rows.row_norm(x, weight, bias, options)
 
 
 def _refusal(module, family):
