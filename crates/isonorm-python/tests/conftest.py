@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from isonorm._audit.elsewhere import processes
+
 settings.register_profile("isonorm", deadline=None, max_examples=150, derandomize=True)
 settings.load_profile("isonorm")
 
@@ -46,6 +48,12 @@ def draw(shape, dtype, seed=0):
 @pytest.fixture(params=DTYPES, ids=lambda dtype: np.dtype(dtype).name)
 def dtype(request):
     return np.dtype(request.param)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def audits_share_their_processes():
+    with processes():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,10 @@
 """The audit: an invariant norm passes, and each kind of broken one is found where it is broken."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -104,6 +107,45 @@ def test_a_sum_ordered_by_threads_is_found():
     changes = found(lambda x, threads=1: norm(x, backwards=threads == 3))
     assert set(changes) == {"threads"}
     assert (changes["threads"].rows, changes["threads"].threads) == (1, 3)
+
+
+def by_instructions(x):
+    return norm(x, backwards=os.environ.get("ISONORM_LEVEL") == "scalar")
+
+
+def ends_elsewhere(x):
+    print("not an answer")
+    if os.environ.get("ISONORM_LEVEL") == "scalar":
+        os._exit(3)
+    return norm(x)
+
+
+def test_a_sum_ordered_by_the_instruction_set_is_found():
+    changes = found(by_instructions)
+    assert set(changes) == {"instruction set"}
+    assert (changes["instruction set"].rows, changes["instruction set"].how) == (1, "in plain code")
+
+
+def test_what_cannot_be_taken_to_another_process_is_left_out_with_a_reason(tmp_path):
+    def reasons(report):
+        assert report.ok
+        return {left.reason for left in report.left if left.dimension == "instruction set"}
+
+    assert reasons(isonorm.audit(lambda x: norm(x), HIDDEN, rows=2)) == {
+        "left out: it cannot be imported in another process, as a lambda cannot"
+    }
+    (reason,) = reasons(isonorm.audit(ends_elsewhere, HIDDEN, rows=2))
+    assert reason == "refused: in plain code: AuditError: it ended the process of its own, with status 3"
+    assert not reasons(isonorm.audit(norm, HIDDEN, rows=2))  # there is a new process
+
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import isonorm, numpy\n"
+        "def square(x): return x * x\n"
+        "print(isonorm.audit(square, 8, rows=2, dimensions=['repeat', 'instruction set']))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert "refused: in plain code: AuditError: in a process of its own, AttributeError: Can't get" in done.stdout
 
 
 def test_a_norm_that_is_not_repeatable_is_found_and_the_rest_left_out():

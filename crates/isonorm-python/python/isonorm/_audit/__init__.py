@@ -10,9 +10,10 @@ from typing import Any, Literal
 from isonorm._audit.call import Call, Pool
 from isonorm._audit.compare import Comparison
 from isonorm._audit.dimensions import DIMENSIONS, Scene
+from isonorm._audit.elsewhere import Elsewhere, processes
 from isonorm._audit.memory import FORMATS, elements
 from isonorm._audit.report import Case, Finding, Left, Report, environment
-from isonorm._audit.subject import AuditError, NumpySubject, Subject, name_of
+from isonorm._audit.subject import AuditError, Subject, make, name_of
 
 __all__ = ["AuditError", "Case", "Finding", "Left", "Report", "audit"]
 
@@ -52,7 +53,7 @@ def audit(
         Of float64, float32, float16, bfloat16. By default a module's own type, else float32.
     dimensions : sequence of str, optional
         Of repeat, batch size, row position, leading shape, row stride, element stride, alignment, threads, padding,
-        layout of dy, micro-batches, gradient mode. All by default.
+        layout of dy, micro-batches, gradient mode, instruction set. All by default.
     rows : int, optional
         The largest batch. By default what has 262144 elements, but 33 to 2048.
     threads : sequence of int, optional
@@ -95,12 +96,13 @@ def audit(
     for dtype in dtypes or [_own_dtype(norm)]:
         pool = Pool(size, row, _known("dtype", dtype, FORMATS), seed)
         comparison = Comparison(_subject(norm, pool, arrays, backward, options or {}), scene)
-        for dimension in chosen:
-            reason = comparison.reason_against(dimension)
-            if reason is not None:
-                left.append(Left(dimension.name, dtype, reason))
-            else:
-                findings += comparison.findings(dimension)
+        with processes():
+            for dimension in chosen:
+                reason = comparison.reason_against(dimension)
+                if reason is not None:
+                    left.append(Left(dimension.name, dtype, reason))
+                else:
+                    findings += comparison.findings(dimension)
         left += [Left(refused, dtype, f"refused: {error}") for refused, error in comparison.refused.items()]
     if not findings:
         reasons = "; ".join(f"{one.dimension}, {one.reason}" for one in left)
@@ -118,8 +120,9 @@ def _subject(
     cause: Exception | None = None
     for kind in [_known("kind of arrays", arrays, ("numpy", "torch"))] if arrays else _kinds(norm):
         try:
-            subject = _of_kind(kind, norm, pool, backward, options)
+            subject = make(kind, norm, pool, backward, options)
             subject.run(Call((0,)))
+            subject.elsewhere = _elsewhere(kind, norm, pool, backward, options)
             return subject
         except Exception as error:
             known = isinstance(error, AuditError)
@@ -130,14 +133,11 @@ def _subject(
     raise AuditError(text) from cause
 
 
-def _of_kind(kind: str, norm: Any, pool: Pool, backward: Callable[..., Any] | None, options: dict[str, Any]) -> Subject:
-    if kind == "numpy":
-        return NumpySubject(pool, norm, backward, options)
+def _elsewhere(*recipe: Any) -> Elsewhere | None:
     try:
-        from isonorm._audit.torch_subject import TorchSubject
-    except ImportError as error:
-        raise AuditError(f"PyTorch cannot be imported: {error}") from error
-    return TorchSubject(pool, norm, options)
+        return Elsewhere(*recipe)
+    except Exception:  # pickle's, and those of what is pickled
+        return None
 
 
 def _kinds(norm: Any) -> tuple[str, ...]:

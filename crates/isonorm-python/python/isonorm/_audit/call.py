@@ -8,6 +8,8 @@ import numpy as np
 
 from isonorm._audit.memory import CONTIGUOUS, Bits, Layout, Patterns, draw, elements
 
+Environment = tuple[tuple[str, str], ...]
+
 PADDING = -1  # the number of a row of zeros, whose dy is zero too
 
 
@@ -31,6 +33,8 @@ class Call:
         Whether every row's dy is the first row's, as the gradient of a sum over rows is.
     gradients : bool
         Whether gradients are wanted.
+    environment : tuple of pairs of str
+        The variables of a process of its own in which the norm is called; in this one without.
     """
 
     rows: tuple[int, ...]
@@ -41,6 +45,7 @@ class Call:
     pieces: tuple[int, ...] | None = None
     same_dy: bool = False
     gradients: bool = True
+    environment: Environment = ()
 
 
 @dataclass(frozen=True)

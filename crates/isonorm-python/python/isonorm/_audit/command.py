@@ -15,6 +15,7 @@ from typing import Any
 
 from isonorm._audit import audit
 from isonorm._audit.dimensions import DIMENSIONS
+from isonorm._audit.elsewhere import processes
 from isonorm._audit.memory import FORMATS
 from isonorm._audit.models import audit_model, load
 from isonorm._audit.report import summary
@@ -69,7 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         _check(arguments)
         kept = {name: getattr(arguments, name) for name in ("dtypes", "dimensions", "rows", "threads", "seed")}
-        report = _of_model(arguments.model, arguments.every, kept) if arguments.model else _of_norms(arguments, kept)
+        model = arguments.model
+        with processes():
+            report = _of_model(model, arguments.every, kept) if model else _of_norms(arguments, kept)
         if arguments.json:
             write(arguments.json, report)
     except AuditError as error:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from isonorm._audit.call import PADDING, Call
+from isonorm._audit.elsewhere import environments
 from isonorm._audit.memory import Layout
 
 
@@ -190,3 +191,10 @@ def micro_batches(base: Call, scene: Scene) -> Iterator[Way]:
 def gradient_mode(base: Call, scene: Scene) -> Iterator[Way]:
     """y where no gradient is wanted, as in inference, against y where it is, as in training."""
     yield Way("without gradients", replace(base, gradients=False), base)
+
+
+@dimension("instruction set", needs=("elsewhere", "it cannot be imported in another process, as a lambda cannot"))
+def instruction_set(base: Call, scene: Scene) -> Iterator[Way]:
+    """Older instructions, in a process that is told so at its start, against all that this machine has."""
+    for how, environment in environments().items():
+        yield Way(how, replace(base, environment=environment), base)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from isonorm._audit import audit
+from isonorm._audit.elsewhere import processes
 from isonorm._audit.report import Report, summary
 from isonorm._audit.subject import AuditError
 
@@ -117,7 +118,9 @@ def audit_model(model: Any, *, every: bool = False, name: str | None = None, **o
             f"{type(model).__name__} has no norm: a module without parts whose class has Norm in its name was expected,"
             f" but its classes are {', '.join(kinds)}"
         )
-    return ModelReport(name or type(model).__name__, tuple(_group(members, options) for members in found.values()))
+    with processes():
+        groups = tuple(_group(members, options) for members in found.values())
+    return ModelReport(name or type(model).__name__, groups)
 
 
 def norms(model: Any) -> Iterator[tuple[str, Any]]:

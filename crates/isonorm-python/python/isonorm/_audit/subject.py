@@ -28,10 +28,13 @@ class Subject(ABC):
         Whether the number of its threads can be chosen.
     modes : bool
         Whether it may compute y differently where gradients are wanted.
+    elsewhere : Elsewhere or None
+        The same norm in other processes; None where it cannot be taken there.
     """
 
     threads = False
     modes = False
+    elsewhere: Any = None
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -44,6 +47,9 @@ class Subject(ABC):
         AuditError
             Where the result is no array of x's shape and of a known type.
         """
+        if call.environment:
+            outcome: Outcome = self.elsewhere.run(call)
+            return outcome
         return self._run(self.pool.pieces(call), call)
 
     @abstractmethod
@@ -53,6 +59,17 @@ class Subject(ABC):
         """The rows of all pieces."""
         row = elements(self.pool.row)
         return Bits(np.concatenate([part.patterns.reshape(-1, row) for part in parts]), parts[0].dtype)
+
+
+def make(kind: str, norm: Any, pool: Pool, backward: Callable[..., Any] | None, options: dict[str, Any]) -> Subject:
+    """A norm that takes arrays of a kind, as a subject."""
+    if kind == "numpy":
+        return NumpySubject(pool, norm, backward, options)
+    try:
+        from isonorm._audit.torch_subject import TorchSubject
+    except ImportError as error:
+        raise AuditError(f"PyTorch cannot be imported: {error}") from error
+    return TorchSubject(pool, norm, options)
 
 
 class NumpySubject(Subject):
