@@ -84,7 +84,7 @@ def samples():
     yield ops.instance_norm_running.default, (torch.ones(12, 5), mean, var, 0.1, 16)
 
 
-@pytest.mark.parametrize("sample", samples(), ids=lambda sample: str(sample[0]))
+@pytest.mark.parametrize("sample", list(samples()), ids=lambda sample: str(sample[0]))
 def test_opcheck(sample):
     op, args, *kwargs = sample
     opcheck(op, args, *kwargs)
