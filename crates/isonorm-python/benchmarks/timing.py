@@ -7,7 +7,7 @@ from itertools import repeat
 
 import numpy as np
 
-SAMPLE = 1e-3  # a sample repeats the call until it lasts about this many seconds
+SAMPLE = 1e-2  # a sample repeats the call until it lasts about this many seconds
 LEAST_ROUNDS = 5
 _SETTLED = 0.1  # of a core, between samples
 
@@ -69,7 +69,7 @@ def _calibrate(call):
     Those before undo what another contestant left in caches and threads; a call of many milliseconds does it itself.
     """
     once = _run(call, 1)
-    if once > 10 * SAMPLE:
+    if once > SAMPLE:
         return 0, 1
     once = min(once, _run(call, 1), _run(call, 1))
     few = max(1, int(SAMPLE / 10 / once))
