@@ -1,13 +1,13 @@
-//! Memory for large results. It is new at almost every call, since the allocator gives blocks this large back to the
-//! system, so each page has to be cleared by the kernel when it is first written, which takes longer than the norm:
+//! Memory for large results. It is new at every call, since the allocator gives blocks this large back to the system,
+//! so each page has to be cleared by the kernel when it is first written, which takes longer than the norm:
 //! RMSNorm 4096 x 4096 f32 took 42 ms so and 14 ms with pages asked for beforehand, in large ones where the system has
 //! them (one thread, fastest of 12 rounds, Intel Xeon, November 2026; 7.6 ms into memory that is in use already).
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
 
-/// Bytes from which the core writes past the caches, where pages that were just cleared would be.
-const LARGE: usize = 16 << 20;
+/// Bytes from which glibc never keeps what was freed: smaller blocks have their pages already, from the second on.
+const LARGE: usize = 32 << 20;
 
 /// Asks for the pages of `bytes` bytes at `start`, which a kernel is about to write.
 #[cfg(target_os = "linux")]
