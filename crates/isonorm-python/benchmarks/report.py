@@ -117,6 +117,8 @@ def tables(speed):
 
 
 def microseconds(value):
+    if value is None:
+        return ""
     digits = 2 if value < 10 else 1 if value < 100 else 0
     return f"{value:.{digits}f}"
 
@@ -126,7 +128,7 @@ def times(cell, mode, columns):
 
     def time(name):
         value = cell.get(name, mode)
-        return "" if value is None else microseconds(value) + ("" if cell.has(name, mode) else "†")
+        return microseconds(value) + ("" if value is None or cell.has(name, mode) else "†")
 
     def ahead(name):
         value = cell.ahead(name, mode)
@@ -143,8 +145,8 @@ def memory(speed, kept):
         for cell in map(Times, kept["cells"]):
             before = as_it_comes[cell.name, cell.threads]
             for peer in (*OURS, *(peer for peer in speed["peers"] if peer not in OURS)):
-                found = before.get(peer, FRESH), cell.get(peer, FRESH), cell.get(peer, PREALLOCATED)
-                if cell.has(peer, FRESH) and cell.has(peer, PREALLOCATED):
+                found = [before.get(peer, FRESH), cell.get(peer, FRESH), cell.found.get((peer, PREALLOCATED))]
+                if cell.has(peer, FRESH):
                     name = speed["peers"][peer]["name"]
                     yield [cell.name, counted(cell.threads), name, *map(microseconds, found)]
 
