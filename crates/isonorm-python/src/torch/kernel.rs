@@ -153,6 +153,7 @@ from_stack!(A B C D E F G H I);
 from_stack!(A B C D E F G H I J);
 from_stack!(A B C D E F G H I J K);
 from_stack!(A B C D E F G H I J K L);
+from_stack!(A B C D E F G H I J K L M);
 
 /// Results: tensors that the dispatcher takes over.
 pub(super) trait IntoStack {

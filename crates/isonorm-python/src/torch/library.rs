@@ -35,11 +35,11 @@ pub(super) fn register(path: &str) -> Result<(), Failure> {
     library.add::<row_ops::RowNormBackward>()?;
     library.add::<row_ops::RmsNormBackward>()?;
     library.add::<row_ops::LayerNormBackward>()?;
-    library.add::<row_ops::AddRmsNorm>()?;
-    library.add::<row_ops::AddRmsNormInPlace>()?;
-    library.add::<row_ops::AddRmsNormBackward>()?;
+    library.add::<row_ops::AddRowNorm>()?;
+    library.add::<row_ops::AddRowNormInPlace>()?;
+    library.add::<row_ops::AddRowNormBackward>()?;
     library.add::<partials::RowNormBackwardPartial>()?;
-    library.add::<partials::AddRmsNormBackwardPartial>()?;
+    library.add::<partials::AddRowNormBackwardPartial>()?;
     library.add::<partials::GroupNormBackwardPartial>()?;
     library.add::<partials::FinishPartial>()?;
     library.add::<plane_ops::BatchNormTrain>()?;

@@ -133,20 +133,24 @@ impl Kernel for RowNormBackwardPartial {
 }
 
 /// The same after a residual add: dx in x's type, and dresidual where the residual has another one, else empty.
-pub(super) struct AddRmsNormBackwardPartial;
+pub(super) struct AddRowNormBackwardPartial;
 
-impl Kernel for AddRmsNormBackwardPartial {
+impl Kernel for AddRowNormBackwardPartial {
     const SCHEMA: &CStr =
-        c"add_rms_norm_backward_partial(Tensor dy, Tensor? dr, Tensor r, Tensor? weight, int dims, float eps, \
-        float weight_offset, bool llama, ScalarType x_dtype, Tensor? mask, int partial) \
+        c"add_row_norm_backward_partial(Tensor dy, Tensor? dr, Tensor r, Tensor? weight, Tensor? bias, int dims, \
+        bool centered, float eps, float weight_offset, bool llama, ScalarType x_dtype, Tensor? mask, int partial) \
         -> (Tensor dx, Tensor dresidual)";
-    type Arguments = (Tensor, Option<Tensor>, Tensor, Option<Tensor>, i64, f64, f64, bool, Dtype, Option<Tensor>, i64);
+    #[rustfmt::skip]
+    type Arguments = (
+        Tensor, Option<Tensor>, Tensor, Option<Tensor>, Option<Tensor>, i64, bool, f64, f64, bool, Dtype,
+        Option<Tensor>, i64,
+    );
     type Results = [Tensor; 2];
 
     fn run(arguments: Self::Arguments) -> Result<[Tensor; 2], Failure> {
-        let (dy, dr, r, weight, dims, eps, weight_offset, llama, x_dtype, mask, number) = arguments;
-        let norm = RowNorm { centered: false, dims, eps, weight_offset, llama };
-        let (params, mask, partial) = (Params::new(weight, None)?, flags(&mask)?, find(number)?);
+        let (dy, dr, r, weight, bias, dims, centered, eps, weight_offset, llama, x_dtype, mask, number) = arguments;
+        let norm = RowNorm { centered, dims, eps, weight_offset, llama };
+        let (params, mask, partial) = (Params::new(weight, bias)?, flags(&mask)?, find(number)?);
         let gradients = AddBackward { norm, dy, dr, r, x_dtype: x_dtype.known()? }
             .run(&params, |norm, io| Ok(norm.backward(accumulated(io, &mask, &mut *lock(&partial)?))?))?;
         Ok(gradients.map(TensorMut::into_tensor))

@@ -118,8 +118,7 @@ pub(super) fn write_out(
     if expected != found {
         return Err(Failure::new(format!("out has shape {found:?}, expected {expected:?} as the input has")));
     }
-    let others = [params.weight.as_mut(), params.bias.as_mut()].into_iter().flatten();
-    let (mut y, in_place) = TensorMut::of(out, &mut std::iter::once(&mut x).chain(others).collect::<Vec<_>>())?;
+    let (mut y, in_place) = TensorMut::beside(out, &mut x, params)?;
     if !layout.is_of(y.tensor())? || !layout.is_of(&x)? {
         let x = layout.arranged(x)?;
         let mut new = layout.new_like(&x, y.tensor().dtype()?)?;

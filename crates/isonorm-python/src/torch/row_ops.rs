@@ -99,11 +99,7 @@ pub(super) fn forward_into(norm: RowNorm, x: Tensor, mut params: Params, out: Te
     let mut x = norm.readable(x)?;
     let hidden = norm.hidden(&x, &params)?;
     check_out("out", &out, &x)?;
-    let others = [params.weight.as_mut(), params.bias.as_mut()].into_iter().flatten();
-    let (mut y, in_place) = {
-        let mut inputs = std::iter::once(&mut x).chain(others).collect::<ArrayVec<_, 3>>();
-        TensorMut::of(out, &mut inputs)?
-    };
+    let (mut y, in_place) = TensorMut::beside(out, &mut x, &mut params)?;
     let core = norm.norm(hidden, &params, cpu())?;
     if !norm.is_writable(y.tensor())? {
         let mut new = TensorMut::new(x.shape()?.sizes, y.tensor().dtype()?)?;
@@ -213,18 +209,19 @@ fn backward(
     Ok([Some(dx), dweight, dbias])
 }
 
-/// RMSNorm of the sum of x and a residual, which is kept in the residual's type.
-pub(super) struct AddRmsNorm;
+/// Either norm of the sum of x and a residual, which is kept in the residual's type.
+pub(super) struct AddRowNorm;
 
-impl Kernel for AddRmsNorm {
-    const SCHEMA: &CStr = c"add_rms_norm(Tensor x, Tensor residual, Tensor? weight, int dims, float eps, \
-        float weight_offset, bool llama) -> (Tensor y, Tensor r)";
-    type Arguments = (Tensor, Tensor, Option<Tensor>, i64, f64, f64, bool);
+impl Kernel for AddRowNorm {
+    const SCHEMA: &CStr = c"add_row_norm(Tensor x, Tensor residual, Tensor? weight, Tensor? bias, int dims, \
+        bool centered, float eps, float weight_offset, bool llama) -> (Tensor y, Tensor r)";
+    type Arguments = (Tensor, Tensor, Option<Tensor>, Option<Tensor>, i64, bool, f64, f64, bool);
     type Results = [Tensor; 2];
 
-    fn run((x, residual, weight, dims, eps, weight_offset, llama): Self::Arguments) -> Result<[Tensor; 2], Failure> {
-        let norm = RowNorm { centered: false, dims, eps, weight_offset, llama };
-        let params = Params::new(weight, None)?;
+    fn run(arguments: Self::Arguments) -> Result<[Tensor; 2], Failure> {
+        let (x, residual, weight, bias, dims, centered, eps, weight_offset, llama) = arguments;
+        let norm = RowNorm { centered, dims, eps, weight_offset, llama };
+        let params = Params::new(weight, bias)?;
         check_out("residual", &residual, &x)?;
         let (hidden, x, residual) = (norm.hidden(&x, &params)?, norm.readable(x)?, norm.readable(residual)?);
         let sizes = x.shape()?.sizes;
@@ -237,26 +234,24 @@ impl Kernel for AddRmsNorm {
 }
 
 /// The same with x and residual overwritten by y and the sum.
-pub(super) struct AddRmsNormInPlace;
+pub(super) struct AddRowNormInPlace;
 
-impl Kernel for AddRmsNormInPlace {
-    const SCHEMA: &CStr = c"add_rms_norm_(Tensor(a!) x, Tensor(b!) residual, Tensor? weight, int dims, float eps, \
-        float weight_offset, bool llama) -> ()";
-    type Arguments = (Tensor, Tensor, Option<Tensor>, i64, f64, f64, bool);
+impl Kernel for AddRowNormInPlace {
+    const SCHEMA: &CStr = c"add_row_norm_(Tensor(a!) x, Tensor(b!) residual, Tensor? weight, Tensor? bias, int dims, \
+        bool centered, float eps, float weight_offset, bool llama) -> ()";
+    type Arguments = (Tensor, Tensor, Option<Tensor>, Option<Tensor>, i64, bool, f64, f64, bool);
     type Results = ();
 
-    fn run((x, residual, weight, dims, eps, weight_offset, llama): Self::Arguments) -> Result<(), Failure> {
-        let norm = RowNorm { centered: false, dims, eps, weight_offset, llama };
-        let mut params = Params::new(weight, None)?;
+    fn run(arguments: Self::Arguments) -> Result<(), Failure> {
+        let (x, residual, weight, bias, dims, centered, eps, weight_offset, llama) = arguments;
+        let norm = RowNorm { centered, dims, eps, weight_offset, llama };
+        let mut params = Params::new(weight, bias)?;
         check_out("residual", &residual, &x)?;
         let hidden = norm.hidden(&x, &params)?;
         if !norm.is_writable(&x)? || !norm.is_writable(&residual)? {
             return Err(Failure::new("isonorm: in place, the normalized dimensions of x and residual are contiguous"));
         }
-        let weight = params.weight.as_mut();
-        let (mut y, _) = TensorMut::of(x, &mut weight.into_iter().collect::<Vec<_>>())?;
-        let weight = params.weight.as_mut();
-        let (mut r, _) = TensorMut::of(residual, &mut weight.into_iter().collect::<Vec<_>>())?;
+        let (mut y, mut r) = (TensorMut::of(x, &mut params)?, TensorMut::of(residual, &mut params)?);
         if y.overlaps(&r)? {
             return Err(Failure::new("isonorm: in place, x and residual share memory: one of them must be a copy"));
         }
@@ -268,25 +263,31 @@ impl Kernel for AddRmsNormInPlace {
 }
 
 /// The gradients of it: dx in x's type, and dresidual where the residual has another one, else empty (it is dx).
-pub(super) struct AddRmsNormBackward;
+pub(super) struct AddRowNormBackward;
 
-impl Kernel for AddRmsNormBackward {
+impl Kernel for AddRowNormBackward {
     const SCHEMA: &CStr =
-        c"add_rms_norm_backward(Tensor dy, Tensor? dr, Tensor r, Tensor? weight, int dims, float eps, \
-        float weight_offset, bool llama, ScalarType x_dtype, bool dweight) \
-        -> (Tensor dx, Tensor dresidual, Tensor dweight)";
-    type Arguments = (Tensor, Option<Tensor>, Tensor, Option<Tensor>, i64, f64, f64, bool, Dtype, bool);
-    type Results = [Tensor; 3];
+        c"add_row_norm_backward(Tensor dy, Tensor? dr, Tensor r, Tensor? weight, Tensor? bias, int dims, \
+        bool centered, float eps, float weight_offset, bool llama, ScalarType x_dtype, bool dweight, bool dbias) \
+        -> (Tensor dx, Tensor dresidual, Tensor dweight, Tensor dbias)";
+    #[rustfmt::skip]
+    type Arguments = (
+        Tensor, Option<Tensor>, Tensor, Option<Tensor>, Option<Tensor>, i64, bool, f64, f64, bool, Dtype, bool, bool,
+    );
+    type Results = [Tensor; 4];
 
-    fn run(arguments: Self::Arguments) -> Result<[Tensor; 3], Failure> {
-        let (dy, dr, r, weight, dims, eps, weight_offset, llama, x_dtype, wants_dweight) = arguments;
-        let norm = RowNorm { centered: false, dims, eps, weight_offset, llama };
-        let (params, x_dtype) = (Params::new(weight, None)?, x_dtype.known()?);
-        let mut dweight = gradient(&params.weight, wants_dweight, r.dtype()?)?;
+    fn run(arguments: Self::Arguments) -> Result<[Tensor; 4], Failure> {
+        let (dy, dr, r, weight, bias, dims, centered, eps, weight_offset, llama, x_dtype, dweight, dbias) = arguments;
+        let norm = RowNorm { centered, dims, eps, weight_offset, llama };
+        let (params, x_dtype) = (Params::new(weight, bias)?, x_dtype.known()?);
+        let wanted = [dweight && params.weight.is_some(), dbias && params.bias.is_some()];
+        let mut dweight = gradient(&params.weight, wanted[0], r.dtype()?)?;
+        let mut dbias = gradient(&params.bias, wanted[1], r.dtype()?)?;
         let [dx, dresidual] = AddBackward { norm, dy, dr, r, x_dtype }.run(&params, |norm, io| {
-            let is_wanted = wants_dweight && params.weight.is_some();
-            Ok(norm.backward(if is_wanted { io.dweight(dweight.slice()?) } else { io })?)
+            let io = if wanted[0] { io.dweight(dweight.slice()?) } else { io };
+            let io = if wanted[1] { io.dbias(dbias.slice()?) } else { io };
+            Ok(norm.backward(io)?)
         })?;
-        Ok([dx, dresidual, dweight].map(TensorMut::into_tensor))
+        Ok([dx, dresidual, dweight, dbias].map(TensorMut::into_tensor))
     }
 }

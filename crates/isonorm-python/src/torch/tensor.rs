@@ -11,6 +11,7 @@ use isonorm::{DType, Slice, SliceMut, Stats, StatsMut, StatsRef};
 
 use super::failure::Failure;
 use super::pages::ask_for;
+use super::rows::Params;
 use super::shape::{Shape, contiguous_strides};
 use super::shim::{Handle, call, shim};
 
@@ -173,8 +174,7 @@ impl Tensor {
 
     /// Contiguous, and not in the memory of `out`.
     pub(super) fn apart_from(self, out: &Tensor) -> Result<Tensor, Failure> {
-        let (own, other) = (self.bytes()?, out.bytes()?);
-        let is_apart = own.start >= other.end || other.start >= own.end;
+        let is_apart = !overlap(&self, out)?;
         if is_apart { self.contiguous() } else { self.copied(&contiguous_strides(self.shape()?.sizes)) }
     }
 
@@ -200,6 +200,11 @@ unsafe fn read<'a, T>(data: *mut c_void, len: usize) -> &'a [T] {
 unsafe fn write<'a, T>(data: *mut c_void, len: usize) -> &'a mut [T] {
     // SAFETY: by the caller's word; a slice without elements needs no memory.
     if len == 0 { &mut [] } else { unsafe { std::slice::from_raw_parts_mut(data.cast(), len) } }
+}
+
+fn overlap(a: &Tensor, b: &Tensor) -> Result<bool, Failure> {
+    let (a, b) = (a.bytes()?, b.bytes()?);
+    Ok(a.start < b.end && b.start < a.end)
 }
 
 /// A tensor that a kernel writes: new, or kept apart from those that it reads.
@@ -234,31 +239,31 @@ impl TensorMut {
         Self::new(&[count as i64, STATS as i64], dtype)
     }
 
-    /// A caller's tensor. Of `inputs`, those that share memory with it are copied first, so that nothing reads what is
-    /// written; but not the first where its elements are the very ones that are written: `true` says that it must be
-    /// computed in place.
-    pub(super) fn of(tensor: Tensor, inputs: &mut [&mut Tensor]) -> Result<(TensorMut, bool), Failure> {
-        let (own, mut is_in_place) = (tensor.bytes()?, false);
-        for (i, input) in inputs.iter_mut().enumerate() {
-            let other = input.bytes()?;
-            if own.start >= other.end || other.start >= own.end {
-                continue;
-            }
-            let is_same = input.dtype()? == tensor.dtype()? && own == other && input.shape()?.is_same(&tensor.shape()?);
-            if i == 0 && is_same {
-                is_in_place = true;
-            } else {
-                let strides = contiguous_strides(input.shape()?.sizes);
-                **input = input.copied(&strides)?;
+    /// A caller's tensor. Of `params`, those that share memory with it are copied first, so that nothing reads what is
+    /// written.
+    pub(super) fn of(tensor: Tensor, params: &mut Params) -> Result<TensorMut, Failure> {
+        for param in [&mut params.weight, &mut params.bias].into_iter().flatten() {
+            if overlap(&tensor, param)? {
+                *param = param.copied(&contiguous_strides(param.shape()?.sizes))?;
             }
         }
-        Ok((TensorMut(tensor), is_in_place))
+        Ok(TensorMut(tensor))
+    }
+
+    /// The same beside `x`, which is copied too; but not where its elements are the very ones that are written: `true`
+    /// says that it must be computed in place.
+    pub(super) fn beside(tensor: Tensor, x: &mut Tensor, params: &mut Params) -> Result<(TensorMut, bool), Failure> {
+        let (shares, is_same) = (overlap(&tensor, x)?, x.dtype()? == tensor.dtype()? && x.bytes()? == tensor.bytes()?);
+        let is_in_place = shares && is_same && x.shape()?.is_same(&tensor.shape()?);
+        if shares && !is_in_place {
+            *x = x.copied(&contiguous_strides(x.shape()?.sizes))?;
+        }
+        Ok((Self::of(tensor, params)?, is_in_place))
     }
 
     /// Whether the two share memory.
     pub(super) fn overlaps(&self, other: &TensorMut) -> Result<bool, Failure> {
-        let (own, other) = (self.0.bytes()?, other.0.bytes()?);
-        Ok(own.start < other.end && other.start < own.end)
+        overlap(&self.0, &other.0)
     }
 
     pub(super) fn tensor(&self) -> &Tensor {

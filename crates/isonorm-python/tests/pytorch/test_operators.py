@@ -53,17 +53,18 @@ def samples():
     yield ops.rms_norm_backward.default, (x, strided, w, 1e-5, True)
     yield ops.layer_norm_backward.default, (x, x, w, b, 1e-5)
     yield ops.row_norm_backward.default, (x, strided, None, b, *row, True, False)
-    yield ops.add_rms_norm.default, (x.bfloat16(), x, w, 1, *rms[2:])
-    yield ops.add_rms_norm_.default, (x.clone(), rows(), w, 1, *rms[2:])
-    yield ops.add_rms_norm_backward.default, (x, None, x, w, 1, *rms[2:], torch.float32, True)
-    yield ops.add_rms_norm_backward.default, (x.bfloat16(), x, x, None, 1, *rms[2:], torch.bfloat16, True)
+    yield ops.add_row_norm.default, (x.bfloat16(), x, w, None, *rms)
+    yield ops.add_row_norm.default, (x, strided, w, b, *row)
+    yield ops.add_row_norm_.default, (x.clone(), rows(), w, b, *row)
+    yield ops.add_row_norm_backward.default, (x, None, x, w, b, *row, torch.float32, True, True)
+    yield ops.add_row_norm_backward.default, (x.bfloat16(), x, x, None, None, *rms, torch.bfloat16, True, True)
     of_rows, of_samples = (partial.number for partial in PARTIALS)
     mask = torch.tensor([[True, False, True]] * 4)
     yield ops.row_norm_backward_partial.default, (x, strided, w, b, *row, None, of_rows)
     yield ops.row_norm_backward_partial.default, (x, x.bfloat16(), w, None, *rms, mask, of_rows)
-    yield ops.add_rms_norm_backward_partial.default, (x, None, x, w, 1, *rms[2:], torch.float32, mask, of_rows)
+    yield ops.add_row_norm_backward_partial.default, (x, None, x, w, b, *row, torch.float32, mask, of_rows)
     x16 = x.bfloat16()
-    yield ops.add_rms_norm_backward_partial.default, (x16, x, x, w, 1, *rms[2:], torch.bfloat16, None, of_rows)
+    yield ops.add_row_norm_backward_partial.default, (x16, x, x, w, None, *rms, torch.bfloat16, None, of_rows)
     yield ops.finish_partial.default, (w, None, of_rows)
     c, mean, var = param(6), torch.zeros(6), torch.ones(6)
     yield ops.finish_partial.default, (None, c, of_samples)
@@ -175,6 +176,8 @@ def test_nothing_leaks():
         (lambda: torch.func.vmap(lambda x: train(x, out=x))(planes()[None]), "don't support torch.func's transforms"),
         (lambda: train(planes(), out=planes()[:1]), r"out has shape \[1, 6, 4, 4\], expected \[2, 6, 4, 4\]"),
         (lambda: F.add_rms_norm(rows(), rows()[:1], (16,)), "residual has shape"),
+        (lambda: F.add_layer_norm(rows(), rows()[:1], (16,)), "residual has shape"),
+        (lambda: F.add_layer_norm(rows(), rows(), (16,), bias=param(3)), "Expected bias to be of same shape"),
         (lambda: F.group_norm(planes(), 4), "divisible by num_groups"),
         (lambda: F.batch_norm(planes(), None, None), "running_mean and running_var"),
         (lambda: F.batch_norm(planes(), None, None, param(3), training=True), "weight should contain 6 elements not 3"),
@@ -245,6 +248,7 @@ def test_versions_are_kept():
         lambda x: F.batch_norm(x, None, None, training=True, out=x),
         lambda x: F.batch_norm(x, torch.zeros(6), torch.ones(6), out=x),
         lambda x: F.add_rms_norm(x, planes(), (4,), inplace=True),
+        lambda x: F.add_layer_norm(planes(), x, (4,), inplace=True),
     ):
         x = planes()
         version = x._version

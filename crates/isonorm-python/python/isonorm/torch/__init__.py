@@ -3,6 +3,7 @@
 from isonorm.torch import functional
 from isonorm.torch._accumulate import Accumulation, accumulate, accumulated_parameters
 from isonorm.torch.modules import (
+    AddLayerNorm,
     AddRMSNorm,
     BatchNorm1d,
     BatchNorm2d,
@@ -18,6 +19,7 @@ from isonorm.torch.patching import Report, patch, unpatch
 
 __all__ = [
     "Accumulation",
+    "AddLayerNorm",
     "AddRMSNorm",
     "BatchNorm1d",
     "BatchNorm2d",

@@ -161,8 +161,8 @@ def accumulated_parameters(model):
 def accumulate(model, *, start=0, start_tokens=None, group=None):
     """Accumulates the gradients of a model's norms over micro-batches, and over ranks, to the bits of the whole batch.
 
-    ``weight.grad`` and ``bias.grad`` of RMSNorm, AddRMSNorm, LayerNorm, GroupNorm, InstanceNorm1d to 3d, and of norms
-    that :func:`patch` changed, have the same bits however the batch is cut: those of one backward pass over all of it.
+    ``weight.grad`` and ``bias.grad`` of RMSNorm, LayerNorm, AddRMSNorm, AddLayerNorm, GroupNorm, InstanceNorm1d to 3d,
+    and of norms that :func:`patch` changed, have the same bits however the batch is cut: those of one backward pass.
     For that the backward passes come in the batch's order, and rows have the same bits, those of dy too: the loss is
     divided by what the whole batch has, not by what the micro-batch has. Each module is called once in a micro-batch;
     one that is called more often (shared) gets right values, in an order of its own.

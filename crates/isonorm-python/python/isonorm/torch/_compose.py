@@ -33,10 +33,10 @@ def row_norm(x, weight, bias, dims, centered, eps, weight_offset, llama):
     return _affine(x_hat, weight, bias, weight_offset).to(x.dtype)
 
 
-def add_rms_norm(x, residual, weight, dims, eps, weight_offset, llama):
-    """RMSNorm of `x + residual`, and the sum in the residual's type."""
+def add_row_norm(x, residual, weight, bias, *options):
+    """Either norm of `x + residual`, and the sum in the residual's type."""
     r = (x.to(_compute_dtype(residual)) + residual).to(residual.dtype)
-    return row_norm(r, weight, None, dims, False, eps, weight_offset, llama).to(x.dtype), r
+    return row_norm(r, weight, bias, *options).to(x.dtype), r
 
 
 def _of_channels(param, x):

@@ -107,8 +107,8 @@ def _(dy, x, weight, bias, dims, centered, eps, weight_offset, llama, mask, part
     return _rows_like(x, dims, weight, bias)
 
 
-@torch.library.register_fake("isonorm::add_rms_norm_backward_partial")
-def _(dy, dr, r, weight, dims, eps, weight_offset, llama, x_dtype, mask, partial):
+@torch.library.register_fake("isonorm::add_row_norm_backward_partial")
+def _(dy, dr, r, weight, bias, dims, centered, eps, weight_offset, llama, x_dtype, mask, partial):
     return _add_gradients_like(r, dims, x_dtype)
 
 
@@ -123,19 +123,20 @@ def _(weight, bias, partial):
     return _gradient(weight, True, like), _gradient(bias, True, like)
 
 
-@torch.library.register_fake("isonorm::add_rms_norm")
-def _(x, residual, weight, dims, eps, weight_offset, llama):
-    return _rows_like(x, dims, weight), _rows_like(residual, dims, weight)
+@torch.library.register_fake("isonorm::add_row_norm")
+def _(x, residual, weight, bias, dims, centered, eps, weight_offset, llama):
+    return _rows_like(x, dims, weight, bias), _rows_like(residual, dims, weight, bias)
 
 
-@torch.library.register_fake("isonorm::add_rms_norm_")
-def _(x, residual, weight, dims, eps, weight_offset, llama):
-    _rows_like(x, dims, weight)
+@torch.library.register_fake("isonorm::add_row_norm_")
+def _(x, residual, weight, bias, dims, centered, eps, weight_offset, llama):
+    _rows_like(x, dims, weight, bias)
 
 
-@torch.library.register_fake("isonorm::add_rms_norm_backward")
-def _(dy, dr, r, weight, dims, eps, weight_offset, llama, x_dtype, dweight):
-    return *_add_gradients_like(r, dims, x_dtype), _gradient(weight, dweight, r)
+@torch.library.register_fake("isonorm::add_row_norm_backward")
+def _(dy, dr, r, weight, bias, dims, centered, eps, weight_offset, llama, x_dtype, dweight, dbias):
+    gradients = _gradient(weight, dweight, r), _gradient(bias, dbias, r)
+    return *_add_gradients_like(r, dims, x_dtype), *gradients
 
 
 @torch.library.register_fake("isonorm::batch_norm_train")

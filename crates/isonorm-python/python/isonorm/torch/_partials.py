@@ -180,33 +180,33 @@ def row_norm(norm, x, weight, bias, options):
     return _RowNorm.apply(x, weight, bias, call)
 
 
-class _AddRmsNorm(_rows._AddRmsNorm):
+class _AddRowNorm(_rows._AddRowNorm):
     @staticmethod
-    def forward(ctx, x, residual, weight, call):
+    def forward(ctx, x, residual, weight, bias, call):
         ctx.call = call
-        return _rows._AddRmsNorm.forward(ctx, x, residual, weight, call.options)
+        return _rows._AddRowNorm.forward(ctx, x, residual, weight, bias, call.options)
 
     @staticmethod
     def backward(ctx, dy, dr):
         call = ctx.call
         if (dy is None and dr is None) or not call.is_for_grad(ctx.next_functions[2:]):
-            return _rows._AddRmsNorm.backward(ctx, dy, dr)
-        r, weight = ctx.saved_tensors
+            return _rows._AddRowNorm.backward(ctx, dy, dr)
+        r, weight, bias = ctx.saved_tensors
         if dy is None:
             dy = torch.zeros(r.shape, dtype=ctx.x_dtype)
-        partial = call.partial(weight.numel())
-        dx, dresidual = ops.add_rms_norm_backward_partial.default(
-            dy, dr, r, weight, *call.options, ctx.x_dtype, call.flags, partial
+        partial = call.partial((bias if weight is None else weight).numel())
+        dx, dresidual = ops.add_row_norm_backward_partial.default(
+            dy, dr, r, weight, bias, *call.options, ctx.x_dtype, call.flags, partial
         )
-        return dx, dx if r.dtype == ctx.x_dtype else dresidual, None, None
+        return dx, dx if r.dtype == ctx.x_dtype else dresidual, None, None, None
 
 
-def add_rms_norm(norm, x, residual, weight, options):
+def add_row_norm(norm, x, residual, weight, bias, options):
     """As `row_norm`, with a residual."""
-    call = _call(norm, (weight, None), options, residual, residual.shape[: -options[0]])
+    call = _call(norm, (weight, bias), options, residual, residual.shape[: -options[0]])
     if call is None:
-        return _rows.add_rms_norm(x, residual, weight, options)
-    return _AddRmsNorm.apply(x, residual, weight, call)
+        return _rows.add_row_norm(x, residual, weight, bias, options)
+    return _AddRowNorm.apply(x, residual, weight, bias, call)
 
 
 class _GroupNorm(_planes._Group):

@@ -1,6 +1,6 @@
-"""RMSNorm, LayerNorm and the residual add before RMSNorm: from a call to an operator, with autograd where it is needed.
+"""RMSNorm, LayerNorm and the residual add before them: from a call to an operator, with autograd where it is needed.
 
-Options are a tuple: `(dims, centered, eps, weight_offset, llama)`, of the add without `centered`.
+Options are a tuple: `(dims, centered, eps, weight_offset, llama)`.
 """
 
 import torch
@@ -15,8 +15,8 @@ from isonorm.torch._transforms import Norm, are_active, is_transformed
 _row_norm = ops.row_norm.default
 _row_norm_out = ops.row_norm.out
 _row_norm_backward = ops.row_norm_backward.default
-_add_rms_norm = ops.add_rms_norm.default
-_add_rms_norm_backward = ops.add_rms_norm_backward.default
+_add_row_norm = ops.add_row_norm.default
+_add_row_norm_backward = ops.add_row_norm_backward.default
 
 
 class _Short:
@@ -164,71 +164,69 @@ def written(*tensors):
                 torch.autograd.graph.increment_version(tensor)
 
 
-def _add_forward(options, x, residual, weight):
-    y, r = _add_rms_norm(x, residual, weight, *options)
+def _add_forward(options, x, residual, weight, bias):
+    y, r = _add_row_norm(x, residual, weight, bias, *options)
     # The norm's backward pass reads the sum. As an extra it is a result of its own, which no transform confuses with r.
     return y, r
 
 
 def _add_backward(options, needs, grads, inputs, extras):
-    x, residual, weight = inputs
+    x, residual, *params = inputs
     r = (x.to(torch.promote_types(x.dtype, residual.dtype)) + residual).to(residual.dtype)
-    return _add_gradients(options, needs[2], *grads, r, weight, x.dtype)
+    return _add_gradients(options, needs[2:], *grads, r, params, x.dtype)
 
 
-def _add_gradients(options, wants_dweight, dy, dr, r, weight, x_dtype):
-    found = _add_rms_norm_backward(dy, dr, r, weight, *options, x_dtype, wants_dweight)
-    dx, dresidual, dweight = found
-    return dx, dx if r.dtype == x_dtype else dresidual, dweight
+def _add_gradients(options, wanted, dy, dr, r, params, x_dtype):
+    found = _add_row_norm_backward(dy, dr, r, *params, *options, x_dtype, *wanted)
+    dx, dresidual, *gradients = found
+    return dx, dx if r.dtype == x_dtype else dresidual, *gradients
 
 
-_add_norm = Norm(3, 2, _add_forward, _add_backward, _compose.add_rms_norm)
+_add_norm = Norm(4, 2, _add_forward, _add_backward, _compose.add_row_norm)
 
 
-class _AddRmsNorm(Function):
+class _AddRowNorm(Function):
     @staticmethod
-    def forward(ctx, x, residual, weight, options):
-        y, r = _add_rms_norm(x, residual, weight, *options)
+    def forward(ctx, x, residual, weight, bias, options):
+        y, r = _add_row_norm(x, residual, weight, bias, *options)
         ctx.options, ctx.x_dtype = options, x.dtype
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(r, weight)
+        ctx.save_for_backward(r, weight, bias)
         return y, r
 
     @staticmethod
     def backward(ctx, dy, dr):
-        (r, weight), needs = ctx.saved_tensors, ctx.needs_input_grad
+        (r, *params), wanted = ctx.saved_tensors, ctx.needs_input_grad[2:4]
         if dy is None and dr is None:
-            return None, None, None, None
+            return None, None, None, None, None
         if dy is None:
             dy = torch.zeros(r.shape, dtype=ctx.x_dtype, device=r.device)
         if is_grad_enabled():
-            return *_add_differentiable(ctx, dy, dr, r, weight), None
-        dx, dresidual, dweight = _add_gradients(ctx.options, needs[2], dy, dr, r, weight, ctx.x_dtype)
-        return dx, dresidual, dweight if needs[2] else None, None
+            return *_add_differentiable(ctx, wanted, dy, dr, r, params), None
+        dx, dresidual, *found = _add_gradients(ctx.options, wanted, dy, dr, r, params, ctx.x_dtype)
+        return dx, dresidual, *[gradient if want else None for gradient, want in zip(found, wanted, strict=True)], None
 
 
-def _add_differentiable(ctx, dy, dr, r, weight):
+def _add_differentiable(ctx, wanted, dy, dr, r, params):
     """Gradients that can be differentiated: those of the norm of r, to which the sum adds dr."""
-    needs = ctx.needs_input_grad
-    row = (ctx.options[0], False, *ctx.options[1:])
-    dx, dweight, _ = _norm.gradient(row, (True, needs[2], False), (dy.to(r.dtype),), (r, weight, None), ())
+    dx, *gradients = _norm.gradient(ctx.options, (True, *wanted), (dy.to(r.dtype),), (r, *params), ())
     if dr is not None:
         dx = dx + dr
-    return dx.to(ctx.x_dtype), dx, dweight
+    return dx.to(ctx.x_dtype), dx, *gradients
 
 
-def add_rms_norm(x, residual, weight, options):
-    """RMSNorm of the sum, and the sum."""
+def add_row_norm(x, residual, weight, bias, options):
+    """Either norm of the sum, and the sum."""
     if are_active():
-        return _add_norm.apply(options, x, residual, weight)
-    if is_grad_enabled() and _requires_grad(x, residual, weight):
-        return _AddRmsNorm.apply(x, residual, weight, options)
-    return _add_rms_norm(x, residual, weight, *options)
+        return _add_norm.apply(options, x, residual, weight, bias)
+    if is_grad_enabled() and _requires_grad(x, residual, weight, bias):
+        return _AddRowNorm.apply(x, residual, weight, bias, options)
+    return _add_row_norm(x, residual, weight, bias, *options)
 
 
-def add_rms_norm_(x, residual, weight, options):
+def add_row_norm_(x, residual, weight, bias, options):
     """The same, into x and the residual."""
-    refuse_grad(x, residual, weight)
-    ops.add_rms_norm_.default(x, residual, weight, *options)
+    refuse_grad(x, residual, weight, bias)
+    ops.add_row_norm_.default(x, residual, weight, bias, *options)
     written(x, residual)
     return x, residual

@@ -17,7 +17,15 @@ from torch.compiler import is_compiling
 from isonorm._isonorm import torch_row_norm
 from isonorm.torch import _planes, _rows
 
-__all__ = ["add_rms_norm", "batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
+__all__ = [
+    "add_layer_norm",
+    "add_rms_norm",
+    "batch_norm",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "rms_norm",
+]
 
 _RECIPES = {"torch": False, "llama": True}
 
@@ -162,13 +170,41 @@ def add_rms_norm(
         >>> y, r
         (tensor([[0.8485, 1.1314]]), tensor([[3., 4.]]))
     """
+    eps = _eps(residual) if eps is None else eps
+    options = (False, eps, weight_offset, recipe != "torch" and _is_llama(recipe))
+    return _add(input, residual, normalized_shape, weight, None, options, inplace)
+
+
+def add_layer_norm(
+    input, residual, normalized_shape, weight=None, bias=None, eps=1e-5, *, weight_offset=0.0, inplace=False
+):
+    r"""Adds a residual and normalizes the sum as :func:`layer_norm` does, in one pass over memory.
+
+    .. math::
+        r = \text{input} + \text{residual}, \qquad y = \operatorname{layer\_norm}(r)
+
+    Args:
+        input, residual, inplace: as for :func:`add_rms_norm`.
+        normalized_shape, weight, bias, eps, weight_offset: as for :func:`layer_norm`.
+
+    Returns:
+        (Tensor, Tensor): y in ``input``'s dtype, and r in ``residual``'s.
+
+    Example::
+
+        >>> y, r = isonorm.torch.functional.add_layer_norm(torch.ones(1, 2), torch.tensor([[2.0, 6.0]]), (2,), eps=0.0)
+        >>> y, r
+        (tensor([[-1.,  1.]]), tensor([[3., 7.]]))
+    """
+    return _add(input, residual, normalized_shape, weight, bias, (True, eps, weight_offset, False), inplace)
+
+
+def _add(input, residual, normalized_shape, weight, bias, options, inplace):
     if input.shape != residual.shape:
         raise RuntimeError(f"residual has shape {list(residual.shape)}, expected {list(input.shape)} as the input has")
-    dims = _dims(input, normalized_shape, weight=weight)
-    eps = _eps(residual) if eps is None else eps
-    options = (dims, eps, weight_offset, recipe != "torch" and _is_llama(recipe))
-    function = _rows.add_rms_norm_ if inplace else _rows.add_rms_norm
-    return function(input, residual, weight, options)
+    dims = _dims(input, normalized_shape, weight=weight, bias=bias)
+    function = _rows.add_row_norm_ if inplace else _rows.add_row_norm
+    return function(input, residual, weight, bias, (dims, *options))
 
 
 def _check_channels(input, **params):

@@ -9,6 +9,7 @@ from isonorm._isonorm import torch_row_norm
 from isonorm.torch import _partials, _planes, _rows, functional
 
 __all__ = [
+    "AddLayerNorm",
     "AddRMSNorm",
     "BatchNorm1d",
     "BatchNorm2d",
@@ -106,8 +107,8 @@ class AddRMSNorm(RMSNorm):
     def forward(self, x, residual):
         if _partials.active:
             eps = functional._eps(residual) if self.eps is None else self.eps
-            options = (len(self.normalized_shape), eps, self.weight_offset, self.recipe == "llama")
-            return _partials.add_rms_norm(self, x, residual, self.weight, options)
+            options = (len(self.normalized_shape), False, eps, self.weight_offset, self.recipe == "llama")
+            return _partials.add_row_norm(self, x, residual, self.weight, None, options)
         return functional.add_rms_norm(
             x,
             residual,
@@ -148,6 +149,28 @@ class LayerNorm(nn.LayerNorm):
         if _partials.active:
             return _partials.row_norm(self, input, weight, bias, options)
         return _rows.row_norm(input, weight, bias, options)
+
+
+class AddLayerNorm(LayerNorm):
+    r"""Adds a residual and normalizes the sum, in one pass: :func:`isonorm.torch.functional.add_layer_norm`.
+
+    .. math::
+        r = x + \text{residual}, \qquad y = \operatorname{layer\_norm}(r)
+
+    The arguments are :class:`LayerNorm`'s; for the rest, see :class:`AddRMSNorm`.
+
+    Example::
+
+        >>> norm = isonorm.torch.AddLayerNorm(768)
+        >>> y, residual = norm(torch.randn(2, 10, 768), torch.randn(2, 10, 768))
+    """
+
+    def forward(self, x, residual):
+        weight, bias = self.weight, self.bias
+        if _partials.active:
+            options = (len(self.normalized_shape), True, self.eps, 0.0, False)
+            return _partials.add_row_norm(self, x, residual, weight, bias, options)
+        return functional.add_layer_norm(x, residual, self.normalized_shape, weight, bias, self.eps)
 
 
 class GroupNorm(nn.GroupNorm):
