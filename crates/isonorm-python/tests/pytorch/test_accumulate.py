@@ -289,3 +289,69 @@ def test_the_example_has_the_same_bits(capsys):
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     printed = capsys.readouterr().out
     assert printed.count("the same bits") == 3 and "OTHER" not in printed
+
+
+def test_gradients_of_some_inputs_are_left_to_autograd():
+    norm, x = isonorm.torch.LayerNorm(8), torch.randn(4, 8)
+    with isonorm.torch.accumulate(norm):
+        norm(x).pow(3).sum().backward(inputs=[norm.bias])
+        assert norm.bias.grad is not None
+    assert norm.weight.grad is None
+
+
+def test_a_grad_that_is_there_is_added_to_in_place():
+    norm, x, held = isonorm.torch.RMSNorm(8), torch.randn(4, 8), torch.ones(8)
+    norm.weight.grad = held[:]
+    with isonorm.torch.accumulate(norm):
+        norm(x).sum().backward()
+    assert norm.weight.grad.data_ptr() == held.data_ptr() and not torch.equal(held, torch.ones(8))
+
+
+def test_an_accumulation_that_nobody_has_is_over():
+    norm, x = isonorm.torch.RMSNorm(8), torch.randn(4, 8)
+    isonorm.torch.accumulate(norm)
+    norm(x).sum().backward()
+    assert norm.weight.grad is not None
+    with isonorm.torch.accumulate(norm):
+        pass
+
+
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_hooks_on_gradients_are_refused(register):
+    norm = isonorm.torch.RMSNorm(8)
+    handle = getattr(norm.weight, register)(lambda tensor: None)
+    with pytest.raises(RuntimeError, match="RMSNorm has hooks on its gradient"):
+        isonorm.torch.accumulate(norm)
+    handle.remove()
+    with isonorm.torch.accumulate(norm):
+        pass
+
+
+def test_models_and_groups_are_named():
+    with pytest.raises(TypeError, match="model is a list"):
+        isonorm.torch.accumulate([])
+    with pytest.raises(TypeError, match="group is a str"):
+        isonorm.torch.accumulate(isonorm.torch.RMSNorm(8), group="x")
+
+
+def test_what_autograd_would_keep_to_a_rank_is_refused(tmp_path):
+    distributed = torch.distributed
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        group, x = distributed.group.WORLD, torch.randn(4, 6, 5)
+        patched = nn.LayerNorm(5)
+        isonorm.torch.patch(patched)
+        instance = isonorm.torch.InstanceNorm1d(6, affine=True, track_running_stats=True).eval()
+        for norm, y in (
+            (patched, lambda: patched(x.bfloat16())),
+            (instance, lambda: instance(x)),
+            (isonorm.torch.RMSNorm(5), None),
+        ):
+            with isonorm.torch.accumulate(norm, group=group):
+                if y is None:
+                    norm(x).sum().backward()
+                else:
+                    with pytest.raises(RuntimeError, match="are left to autograd, and the other ranks do not get them"):
+                        y()
+    finally:
+        distributed.destroy_process_group()

@@ -292,3 +292,34 @@ def test_threads_of_python():
     for thread in threads:
         thread.join()
     assert not failures
+
+
+@pytest.mark.parametrize(
+    "make", [lambda **on: isonorm.torch.LayerNorm(16, **on), lambda **on: isonorm.torch.GroupNorm(3, 6, **on)]
+)
+def test_devices_are_not_mixed(make):
+    x = rows() if isinstance(make(), isonorm.torch.LayerNorm) else planes()
+    with pytest.raises(RuntimeError, match="same device, but found at least two devices"):
+        make(device="meta")(x)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="same device, but found at least two devices"):
+        make(device="meta")(x)
+    assert make(device="meta")(x.to("meta")).shape == x.shape
+    for out in (torch.empty_like(x, device="meta"), torch.empty(3, device="meta")):
+        with torch.no_grad(), pytest.raises(RuntimeError, match="devices"):
+            F.rms_norm(x, x.shape[-1:], out=out)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="out has shape"):
+        F.rms_norm(x.to("meta"), x.shape[-1:], out=torch.empty(3, device="meta"))
+
+
+def test_negative_views_are_not_written():
+    x, c = planes(), param(6)
+    for write in (
+        lambda out: F.layer_norm(x, (4,), out=out),
+        lambda out: F.rms_norm(x, (4,), param(4), out=out),
+        lambda out: F.group_norm(x, 3, out=out),
+        lambda out: F.batch_norm(x, None, None, training=True, out=out),
+        lambda out: F.batch_norm(x, c, c, out=out),
+        lambda out: F.add_rms_norm(x, out, (4,), inplace=True),
+    ):
+        with torch.no_grad(), pytest.raises(RuntimeError, match="negative view"):
+            write(torch._neg_view(torch.zeros_like(x)))

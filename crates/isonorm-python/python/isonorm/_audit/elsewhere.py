@@ -114,11 +114,14 @@ class _Process:
 def serve() -> None:
     """Answer questions from standard input until it ends: how to make a subject, and calls of it."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a norm prints is no answer
+    os.dup2(2, 1)  # what a norm prints is no answer, and what it reads no question
+    questions = os.fdopen(os.dup(0), "rb")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
     subject: Any = None
     while True:
         try:
-            question = pickle.load(sys.stdin.buffer)
+            question = pickle.load(questions)
         except EOFError:
             return
         answer, failure = None, ""

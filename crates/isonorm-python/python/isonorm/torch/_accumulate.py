@@ -5,7 +5,10 @@ goes on with one unfinished sum and rounds it once, at the end.
 """
 
 import operator
+import weakref
 from contextlib import contextmanager
+
+import torch
 
 from isonorm import _isonorm
 from isonorm.torch import modules
@@ -23,7 +26,14 @@ class Accumulation:
         for norm, sums in self._sums.items():
             if norm in active:
                 raise RuntimeError(f"isonorm: the gradients of {sums.name} are accumulated already: finish that first")
+            hooked = [param for param in sums.params if param is not None and _has_hooks(param)]
+            if hooked:
+                raise RuntimeError(
+                    f"isonorm: a parameter of {sums.name} has hooks on its gradient, which would see none before the "
+                    "end: remove them, or call `accumulate` without this norm"
+                )
         active.update(self._sums)
+        self._give_up = weakref.finalize(self, _give_up, part, self._sums)
 
     @contextmanager
     def mask(self, mask):
@@ -64,21 +74,21 @@ class Accumulation:
         self._check()
         sums = list(self._sums.values())
         self._give_up()
+        self._sums = {}
         if self._group is not None:
             _gather(sums, self._group)
         for param, gradient in [pair for each in sums for pair in each.finish()]:
-            if param.requires_grad:
-                param.grad = gradient if param.grad is None else param.grad + gradient
+            if not param.requires_grad:
+                continue
+            if param.grad is None:
+                param.grad = gradient
+            else:
+                with torch.no_grad():
+                    param.grad.add_(gradient)  # as autograd does, for those who hold it
 
     def _check(self):
         if self._part.is_over:
             raise RuntimeError("isonorm: this accumulation is over: it was finished, or given up after an error")
-
-    def _give_up(self):
-        self._part.is_over = True
-        for norm in self._sums:
-            del active[norm]
-        self._sums = {}
 
     def __enter__(self):
         self._check()
@@ -89,14 +99,23 @@ class Accumulation:
             self.finish() if kind is None else self._give_up()
 
 
+def _give_up(part, sums):
+    """Accumulates no more: at the end, after an error, or when nobody has the accumulation any more."""
+    part.is_over = True
+    for norm, own in sums.items():
+        if active.get(norm) is own:
+            del active[norm]
+
+
+def _has_hooks(param):
+    return bool(param._backward_hooks) or bool(getattr(param, "_post_accumulate_grad_hooks", None))
+
+
 def _gather(sums, group):
     """Gives each norm the sums of all ranks."""
     from torch import distributed
 
-    rank, count = distributed.get_rank(group), distributed.get_world_size(group)
-    if rank < 0:
-        raise RuntimeError("isonorm: this process is not in the group that the accumulation was given")
-    ranks = [None] * count
+    ranks = [None] * distributed.get_world_size(group)
     own = {each.name: each.partial.to_bytes() if each.partial else None for each in sums}
     distributed.all_gather_object(ranks, own, group)
     names = [list(parts) for parts in ranks]
@@ -170,7 +189,9 @@ def accumulate(model, *, start=0, start_tokens=None, group=None):
     BatchNorm is left to autograd, which rounds after each micro-batch. In training its statistics are the
     micro-batch's, so that it is another function for each cut; in evaluation they are fixed. What is not for ``grad``
     is left to autograd too: :func:`torch.autograd.grad`, ``backward(inputs=...)`` of other tensors, :mod:`torch.func`.
-    Code that ``torch.compile`` made leaves its graph at the norms.
+    Code that ``torch.compile`` made leaves its graph at the norms. ``zero_grad`` does not take back what was summed,
+    neither does a backward pass that fails on its way: leave the context by an error, and begin the batch again.
+    Parameters with hooks on their gradients are refused.
 
     **Ranks.** Each rank of a group of :mod:`torch.distributed` says where its part of the batch starts; at the end all
     ranks have the gradients of the whole batch::
@@ -214,7 +235,20 @@ def accumulate(model, *, start=0, start_tokens=None, group=None):
         raise ValueError(f"start is {start} and start_tokens {start_tokens}, expected numbers of at least 0")
     if group is None and (start or start_tokens):
         raise ValueError(f"start is {start}, but there is no group whose ranks have what comes before: give one")
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
+    if group is not None:
+        _check_group(group)
     norms = _norms(model)
     if not norms:
         raise ValueError(f"{type(model).__name__} has no norm of isonorm's, and none that `patch` changed")
-    return Accumulation(_trained(norms), Part(start, start_tokens), group)
+    return Accumulation(_trained(norms), Part(start, start_tokens, group is not None), group)
+
+
+def _check_group(group):
+    from torch import distributed
+
+    if not isinstance(group, distributed.ProcessGroup):
+        raise TypeError(f"group is a {type(group).__name__}, expected a torch.distributed.ProcessGroup")
+    if distributed.get_rank(group) < 0:
+        raise ValueError("this process is not in the group: give one that it is in")

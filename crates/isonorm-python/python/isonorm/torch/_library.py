@@ -1,5 +1,6 @@
 """The operators: found in the extension module, registered with torch's dispatcher, and known to its tracers."""
 
+import functools
 import os
 import sys
 
@@ -24,6 +25,31 @@ def direct(operator):
 
 
 # What follows tells FakeTensor, meta tensors, torch.export and torch.compile what an operator returns.
+
+
+def _fake(operator):
+    """Registers a function as that, for tensors that are all on one device; an `out` is as x is."""
+
+    def register(function):
+        @functools.wraps(function)
+        def checked(*args, **kwargs):
+            tensors = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, torch.Tensor)]
+            for tensor in tensors[1:]:
+                if tensor.device != tensors[0].device:
+                    raise RuntimeError(
+                        f"isonorm: Expected all tensors to be on the same device, but found at least two devices, "
+                        f"{tensors[0].device} and {tensor.device}"
+                    )
+            out = kwargs.get("out")
+            if out is not None and out.shape != args[0].shape:
+                found, expected = list(out.shape), list(args[0].shape)
+                raise RuntimeError(f"out has shape {found}, expected {expected} as the input has")
+            return function(*args, **kwargs)
+
+        torch.library.register_fake(operator)(checked)
+        return checked
+
+    return register
 
 
 def _rows_like(x, dims, *params):
@@ -66,125 +92,125 @@ def _stats(x, count):
     return torch.empty((count, 5), dtype=dtype, device=x.device)
 
 
-@torch.library.register_fake("isonorm::rms_norm")
-@torch.library.register_fake("isonorm::llama_rms_norm")
+@_fake("isonorm::rms_norm")
+@_fake("isonorm::llama_rms_norm")
 def _(x, weight, eps):
     return _rows_like(x, weight.dim(), weight)
 
 
-@torch.library.register_fake("isonorm::layer_norm")
+@_fake("isonorm::layer_norm")
 def _(x, weight, bias, eps):
     return _rows_like(x, weight.dim(), weight, bias)
 
 
-@torch.library.register_fake("isonorm::row_norm")
+@_fake("isonorm::row_norm")
 def _(x, weight, bias, dims, centered, eps, weight_offset, llama):
     return _rows_like(x, dims, weight, bias)
 
 
-@torch.library.register_fake("isonorm::row_norm.out")
+@_fake("isonorm::row_norm.out")
 def _(x, weight, bias, dims, centered, eps, weight_offset, llama, *, out):
     _rows_like(x, dims, weight, bias)
 
 
-@torch.library.register_fake("isonorm::row_norm_backward")
+@_fake("isonorm::row_norm_backward")
 def _(dy, x, weight, bias, dims, centered, eps, weight_offset, llama, dweight, dbias):
     return _rows_like(x, dims, weight, bias), _gradient(weight, dweight, x), _gradient(bias, dbias, x)
 
 
-@torch.library.register_fake("isonorm::rms_norm_backward")
+@_fake("isonorm::rms_norm_backward")
 def _(dy, x, weight, eps, llama):
     return _rows_like(x, weight.dim(), weight), torch.empty_like(weight)
 
 
-@torch.library.register_fake("isonorm::layer_norm_backward")
+@_fake("isonorm::layer_norm_backward")
 def _(dy, x, weight, bias, eps):
     return _rows_like(x, weight.dim(), weight), torch.empty_like(weight), torch.empty_like(bias)
 
 
-@torch.library.register_fake("isonorm::row_norm_backward_partial")
+@_fake("isonorm::row_norm_backward_partial")
 def _(dy, x, weight, bias, dims, centered, eps, weight_offset, llama, mask, partial):
     return _rows_like(x, dims, weight, bias)
 
 
-@torch.library.register_fake("isonorm::add_row_norm_backward_partial")
+@_fake("isonorm::add_row_norm_backward_partial")
 def _(dy, dr, r, weight, bias, dims, centered, eps, weight_offset, llama, x_dtype, mask, partial):
     return _add_gradients_like(r, dims, x_dtype)
 
 
-@torch.library.register_fake("isonorm::group_norm_backward_partial")
+@_fake("isonorm::group_norm_backward_partial")
 def _(dy, x, weight, bias, stats, groups, eps, weight_offset, partial):
     return _planes_like(x)
 
 
-@torch.library.register_fake("isonorm::finish_partial")
+@_fake("isonorm::finish_partial")
 def _(weight, bias, partial):
     like = bias if weight is None else weight
     return _gradient(weight, True, like), _gradient(bias, True, like)
 
 
-@torch.library.register_fake("isonorm::add_row_norm")
+@_fake("isonorm::add_row_norm")
 def _(x, residual, weight, bias, dims, centered, eps, weight_offset, llama):
     return _rows_like(x, dims, weight, bias), _rows_like(residual, dims, weight, bias)
 
 
-@torch.library.register_fake("isonorm::add_row_norm_")
+@_fake("isonorm::add_row_norm_")
 def _(x, residual, weight, bias, dims, centered, eps, weight_offset, llama):
     _rows_like(x, dims, weight, bias)
 
 
-@torch.library.register_fake("isonorm::add_row_norm_backward")
+@_fake("isonorm::add_row_norm_backward")
 def _(dy, dr, r, weight, bias, dims, centered, eps, weight_offset, llama, x_dtype, dweight, dbias):
     gradients = _gradient(weight, dweight, r), _gradient(bias, dbias, r)
     return *_add_gradients_like(r, dims, x_dtype), *gradients
 
 
-@torch.library.register_fake("isonorm::batch_norm_train")
+@_fake("isonorm::batch_norm_train")
 def _(x, weight, bias, running_mean, running_var, momentum, eps, weight_offset):
     running = [_gradient(running, True, x) for running in (running_mean, running_var)]
     return _planes_like(x), _stats(x, x.shape[1]), *running
 
 
-@torch.library.register_fake("isonorm::batch_norm_train.out")
+@_fake("isonorm::batch_norm_train.out")
 def _(x, weight, bias, running_mean, running_var, momentum, eps, weight_offset, *, out):
     return tuple(_gradient(running, True, x) for running in (running_mean, running_var))
 
 
-@torch.library.register_fake("isonorm::batch_norm_train_backward")
+@_fake("isonorm::batch_norm_train_backward")
 def _(dy, x, weight, bias, stats, eps, weight_offset, dweight, dbias):
     return _planes_like(x), _gradient(weight, dweight, x), _gradient(bias, dbias, x)
 
 
-@torch.library.register_fake("isonorm::batch_norm_eval")
+@_fake("isonorm::batch_norm_eval")
 def _(x, weight, bias, running_mean, running_var, eps, weight_offset):
     return _planes_like(x)
 
 
-@torch.library.register_fake("isonorm::batch_norm_eval.out")
+@_fake("isonorm::batch_norm_eval.out")
 def _(x, weight, bias, running_mean, running_var, eps, weight_offset, *, out):
     pass
 
 
-@torch.library.register_fake("isonorm::batch_norm_eval_backward")
+@_fake("isonorm::batch_norm_eval_backward")
 def _(dy, x, weight, bias, running_mean, running_var, eps, weight_offset, dweight, dbias):
     return _planes_like(x), _gradient(weight, dweight, x), _gradient(bias, dbias, x)
 
 
-@torch.library.register_fake("isonorm::group_norm")
+@_fake("isonorm::group_norm")
 def _(x, weight, bias, groups, eps, weight_offset):
     return _planes_like(x), _stats_of_samples(x, groups)
 
 
-@torch.library.register_fake("isonorm::group_norm.out")
+@_fake("isonorm::group_norm.out")
 def _(x, weight, bias, groups, eps, weight_offset, *, out):
     return _stats_of_samples(x, groups)
 
 
-@torch.library.register_fake("isonorm::group_norm_backward")
+@_fake("isonorm::group_norm_backward")
 def _(dy, x, weight, bias, stats, groups, eps, weight_offset, dweight, dbias):
     return _planes_like(x), _gradient(weight, dweight, x), _gradient(bias, dbias, x)
 
 
-@torch.library.register_fake("isonorm::instance_norm_running")
+@_fake("isonorm::instance_norm_running")
 def _(stats, running_mean, running_var, momentum, positions):
     return torch.empty_like(running_mean), torch.empty_like(running_var)

@@ -52,8 +52,9 @@ class Mask:
 class Part:
     """What this process has of the batch: where it begins, and the mask of the micro-batch that it is at."""
 
-    def __init__(self, start, start_tokens):
-        self.start, self.start_tokens, self.mask, self.is_over = start, start_tokens, None, False
+    def __init__(self, start, start_tokens, is_of_ranks):
+        self.start, self.start_tokens, self.is_of_ranks = start, start_tokens, is_of_ranks
+        self.mask, self.is_over = None, False
 
     def rows_before(self, leading):
         """How many rows that are counted by `leading` come before this part."""
@@ -107,7 +108,9 @@ class Call:
         `torch.autograd.grad`, and `backward(inputs=...)` of others, leave `grad` alone.
         """
         try:
-            if not any(torch._C._will_engine_execute_node(node) for node, _ in nodes if node is not None):
+            # Of all of them: a sum has no part that is for `grad` and one that is not.
+            nodes = [node for node, _ in nodes if node is not None]
+            if not nodes or not all(map(torch._C._will_engine_execute_node, nodes)):
                 return False
         except RuntimeError:  # torch.autograd.grad of a parameter
             return False
@@ -150,9 +153,22 @@ def _call(norm, params, options, x, leading):
     if sums is None or not torch.is_grad_enabled() or are_active():
         return None
     is_own = all(own is given for own, given in zip(sums.params, params, strict=True))
-    if not is_own or not _rows._requires_grad(*params):
+    if not is_own:
+        refuse_ranks(norm, "is called with other parameters than its own")
+        return None
+    if not _rows._requires_grad(*params):
         return None
     return Call(sums, options, x, tuple(leading))
+
+
+def refuse_ranks(norm, why):
+    """Refuses a call that is left to autograd where ranks have parts of the batch: nobody adds its gradients up."""
+    sums = active.get(norm)
+    if sums is not None and sums.part.is_of_ranks and torch.is_grad_enabled():
+        raise RuntimeError(
+            f"isonorm: {sums.name} {why}, so its gradients are left to autograd, and the other ranks do not get them: "
+            "freeze its parameters, or call `accumulate` without it"
+        )
 
 
 class _RowNorm(_rows._RowNorm):

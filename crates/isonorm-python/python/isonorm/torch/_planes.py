@@ -7,7 +7,7 @@ from torch.autograd import Function
 
 from isonorm.torch import _compose
 from isonorm.torch._library import ops
-from isonorm.torch._rows import _requires_grad, refuse_grad, written
+from isonorm.torch._rows import _requires_grad, check_written, written
 from isonorm.torch._transforms import Norm, are_active
 
 
@@ -90,7 +90,7 @@ def batch_norm_train(x, weight, bias, running_mean, running_var, momentum, eps, 
     if out is None:
         y, _, mean, var = _apply(_train, _Train, (eps, weight_offset, momentum), *inputs)
     else:
-        refuse_grad(x, weight, bias, out)
+        check_written((out,), x, weight, bias)
         mean, var = ops.batch_norm_train.out(*inputs, momentum, eps, weight_offset, out=out)
         written(out)
         y = out
@@ -109,7 +109,7 @@ def batch_norm_eval(x, weight, bias, running_mean, running_var, eps, weight_offs
     """By the running statistics."""
     options = (eps, weight_offset)
     if out is not None:
-        refuse_grad(x, weight, bias, out)
+        check_written((out,), x, weight, bias)
         ops.batch_norm_eval.out(x, weight, bias, running_mean, running_var, *options, out=out)
         written(out)
         return out
@@ -125,7 +125,7 @@ def group_norm_with_stats(x, weight, bias, options, out=None):
     """The same; y and the groups' statistics."""
     if out is None:
         return _apply(_group, _Group, options, x, weight, bias)
-    refuse_grad(x, weight, bias, out)
+    check_written((out,), x, weight, bias)
     stats = ops.group_norm.out(x, weight, bias, *options, out=out)
     written(out)
     return out, stats

@@ -139,21 +139,25 @@ def row_norm(x, weight, bias, options):
 
 def out(x, weight, bias, options, out):
     """Either norm into `out`, which x may be."""
-    refuse_grad(x, weight, bias, out)
+    check_written((out,), x, weight, bias)
     _row_norm_out(x, weight, bias, *options, out=out)
     written(out)
     return out
 
 
-def refuse_grad(*tensors):
-    """As torch does for every function with `out=`."""
-    if is_grad_enabled() and _requires_grad(*tensors):
+def check_written(outs, *inputs):
+    """What torch refuses for every function that writes into tensors: gradients of them, and of what it reads."""
+    if is_grad_enabled() and _requires_grad(*inputs, *outs):
         raise RuntimeError(
             "isonorm: functions with out=... arguments don't support automatic differentiation, but one of the "
             "arguments requires grad."
         )
     if are_active():
         raise RuntimeError("isonorm: functions with out=... arguments don't support torch.func's transforms")
+    if not is_compiling() and any(out.is_neg() for out in outs):
+        raise RuntimeError(
+            "isonorm: what is written is a negative view (of a conjugate's imag): write into a copy of it"
+        )
 
 
 def written(*tensors):
@@ -226,7 +230,7 @@ def add_row_norm(x, residual, weight, bias, options):
 
 def add_row_norm_(x, residual, weight, bias, options):
     """The same, into x and the residual."""
-    refuse_grad(x, residual, weight, bias)
+    check_written((x, residual), weight, bias)
     ops.add_row_norm_.default(x, residual, weight, bias, *options)
     written(x, residual)
     return x, residual

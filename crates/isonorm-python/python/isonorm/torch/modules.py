@@ -257,6 +257,8 @@ class _Instance:
             y, stats = _partials.group_norm(self, input, *params, input.shape[1], self.eps)
             _planes.move_running(input, stats, *running, momentum)
             return y
+        if _partials.active:
+            _partials.refuse_ranks(self, "normalizes by running statistics")
         return functional.instance_norm(input, *running, *params, by_input, momentum, self.eps)
 
 

@@ -86,6 +86,8 @@ def unpatch(model):
 def _forward(self, hidden_states):
     weight = getattr(self, "weight", None)
     if not hidden_states.is_cpu or (weight is not None and weight.dtype != hidden_states.dtype):
+        if _partials.active:
+            _partials.refuse_ranks(self, f"is called with {hidden_states.dtype}, for which its own `forward` is used")
         return type(self).forward(self, hidden_states)
     return _compute(self, self._isonorm_family, hidden_states, weight)
 
