@@ -1,0 +1,13 @@
+//! The norms of crate [`isonorm`] on NVIDIA GPUs from Ampere on: the same bits, by CUDA kernels.
+//!
+//! The kernels are CUDA C++ (`kernels/`), embedded here and compiled when first used. Which kernel a call takes and how
+//! it is launched depends on the length of its rows and the types of its tensors ([`Kernel`], [`Shape`]); the bits depend
+//! on neither.
+
+mod args;
+mod kernel;
+mod shape;
+
+pub use args::{Forward, Rows, Tensor};
+pub use kernel::{HEADERS, Kernel, Norm, Source, Storage};
+pub use shape::{Launch, MAX_WARPS, Shape};
