@@ -61,15 +61,21 @@ template <class S> struct Team {
     __device__ i64 piece_leaf(i64 piece) const { return (warp * pieces + piece) * (S::GROUPS * S::NODE); }
     __device__ i64 leaf(i64 piece) const { return piece_leaf(piece) + group * S::NODE; }
 
-    // The first element of the thread's vector in a step of a leaf.
-    __device__ i64 at(i64 leaf, int step) const { return leaf * LEAF + step * LANES + owner * S::V; }
+    // The first element of the thread's first vector; step s of leaf k lies `offset(k, s)` further.
+    __device__ i64 at(i64 piece) const { return leaf(piece) * LEAF + owner * S::V; }
+    __device__ static constexpr int offset(int k, int s) { return k * LEAF + s * LANES; }
+
+    // How many elements of a row of `len` lie from there on, as far as it matters: a small number for many comparisons.
+    __device__ int rest(i64 piece, i64 len) const {
+        const i64 rest = len - at(piece);
+        return rest > S::NODE * LEAF ? S::NODE * LEAF : (rest < -LEAF ? -LEAF : int(rest));
+    }
+    // Whether the row reaches into the thread's leaf k, whoever owns the elements.
+    __device__ bool has_leaf(int rest, int k) const { return rest + owner * S::V > k * LEAF; }
 };
 
-// How many of a vector's elements from `at` on lie within `len`.
-template <int V> __device__ __forceinline__ int count_within(i64 at, i64 len) {
-    const i64 left = len - at;
-    return left >= V ? V : (left > 0 ? int(left) : 0);
-}
+// How many of a vector's elements exist where `rest` do from its first one on.
+template <int V> __device__ __forceinline__ int count_of(int rest) { return rest >= V ? V : (rest > 0 ? rest : 0); }
 
 // Where the warps of a row meet. Two buffers, so that one barrier is enough: who writes the first again has passed the
 // barrier of the second, after everyone read the first.
@@ -98,22 +104,22 @@ template <int COUNT, class C> __device__ __forceinline__ C tree(const C* nodes) 
     }
 }
 
-// The node of leaves leaf .. leaf + COUNT - 1, N sums at once; `k` is the first one's place in the thread.
+// The node of the thread's leaves k .. k + COUNT - 1, N sums at once.
 template <class S, int N, int COUNT, class Step>
-__device__ __forceinline__ void node(const Team<S>& team, i64 leaf, int k, i64 len, const Step& step,
+__device__ __forceinline__ void node(const Team<S>& team, int k, int rest, const Step& step,
                                      typename S::C (&sums)[S::V][N]) {
     using C = typename S::C;
     if constexpr (COUNT > 1) {
         C right[S::V][N];
-        node<S, N, COUNT / 2>(team, leaf, k, len, step, sums);
-        node<S, N, COUNT / 2>(team, leaf + COUNT / 2, k + COUNT / 2, len, step, right);
+        node<S, N, COUNT / 2>(team, k, rest, step, sums);
+        node<S, N, COUNT / 2>(team, k + COUNT / 2, rest, step, right);
 #pragma unroll
         for (int e = 0; e < S::V; ++e) {
 #pragma unroll
             for (int j = 0; j < N; ++j) sums[e][j] = add(sums[e][j], right[e][j]);
         }
     } else {
-        const C start = leaf * LEAF < len ? C(0) : -C(0);
+        const C start = team.has_leaf(rest, k) ? C(0) : -C(0);
 #pragma unroll
         for (int e = 0; e < S::V; ++e) {
 #pragma unroll
@@ -121,7 +127,7 @@ __device__ __forceinline__ void node(const Team<S>& team, i64 leaf, int k, i64 l
         }
 #pragma unroll
         for (int s = 0; s < STEPS; ++s) {
-            const int count = count_within<S::V>(team.at(leaf, s), len);
+            const int count = count_of<S::V>(rest - team.offset(k, s));
 #pragma unroll
             for (int e = 0; e < S::V; ++e) {
                 if (e < count) step(k, s, e, sums[e]); // an absent element is a step not taken
@@ -200,7 +206,7 @@ __device__ __forceinline__ void reduce(const Team<S>& team, Exchange<typename S:
     C lanes[N][S::V];
     const auto piece_lanes = [&](i64 piece) {
         C sums[S::V][N];
-        node<S, N, S::NODE>(team, team.leaf(piece), 0, len, step, sums);
+        node<S, N, S::NODE>(team, 0, team.rest(piece, len), step, sums);
 #pragma unroll
         for (int j = 0; j < N; ++j) {
 #pragma unroll

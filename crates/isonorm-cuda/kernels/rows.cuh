@@ -49,13 +49,14 @@ __device__ __forceinline__ void load_weight(const Rows& rows, const Tensor& weig
 // Calls `visit(k, s, at, count)` for each vector of the thread's piece.
 template <class S, class Visit>
 __device__ __forceinline__ void each_vector(const Team<S>& team, i64 piece, i64 len, const Visit& visit) {
-    const i64 leaf = team.leaf(piece);
+    const i64 at = team.at(piece);
+    const int rest = team.rest(piece, len);
 #pragma unroll
     for (int k = 0; k < S::NODE; ++k) {
 #pragma unroll
         for (int s = 0; s < STEPS; ++s) {
-            const i64 at = team.at(leaf + k, s);
-            visit(k, s, at, count_within<S::V>(at, len));
+            const int offset = team.offset(k, s);
+            visit(k, s, at + offset, count_of<S::V>(rest - offset));
         }
     }
 }
@@ -74,7 +75,8 @@ template <class S> struct Piece {
 };
 
 // The statistics of a row, under the range rule. `x(k, s, e)` is an element of the piece that `load` brought, as far as
-// `len`, which is 0 for a row that is not there.
+// `len`, which is 0 for a row that is not there. Every row is scaled, most by 1, which changes no bit: one copy of the
+// sums does both computations.
 template <class Norm, class S, class Load, class X>
 __device__ __forceinline__ Stats<typename S::C> measure(const Team<S>& team, Exchange<typename S::C>& exchange,
                                                         const Rows& rows, i64 len, const Load& load, const X& x) {
@@ -83,29 +85,29 @@ __device__ __forceinline__ Stats<typename S::C> measure(const Team<S>& team, Exc
     const C count = C(rows.measured);
     Stats<C> stats{};
     stats.scale = C(1);
-    const bool in_range = Norm::template sums<S>(team, exchange, len, count, load, x, stats);
-    stats.inv = eps.inverse_root(stats.var);
-    const bool again = len > 0 && (!in_range || eps.is_small(stats.var));
-    // Rows of a warp stay together; the threads of a row agree, whatever NaN they hold.
-    if (!__any_sync(ALL, again)) return stats;
-    C max = C(0);
-    for (i64 piece = 0; piece < team.pieces; ++piece) {
-        load(piece);
-        each_vector(team, piece, len, [&](int k, int s, i64, int within) {
+#pragma unroll 1
+    for (bool is_second = false;; is_second = true) {
+        const auto scaled = [&](int k, int s, int e) { return mul(x(k, s, e), stats.scale); };
+        const bool in_range = Norm::template sums<S>(team, exchange, len, count, load, scaled, stats);
+        stats.inv = eps.scaled(stats.scale).inverse_root(stats.var);
+        const bool again = !is_second && len > 0 && (!in_range || eps.is_small(stats.var));
+        // Rows of a warp stay together; the threads of a row agree, whatever NaN they hold.
+        if (!__any_sync(ALL, again)) return stats;
+        C max = C(0);
+#pragma unroll 1
+        for (i64 piece = 0; piece < team.pieces; ++piece) {
+            load(piece);
+            each_vector(team, piece, len, [&](int k, int s, i64, int within) {
 #pragma unroll
-            for (int e = 0; e < S::V; ++e) {
-                const C value = x(k, s, e);
-                if (e < within) max = larger(max, value < C(0) ? -value : value);
-            }
-        });
+                for (int e = 0; e < S::V; ++e) {
+                    const C value = x(k, s, e);
+                    if (e < within) max = larger(max, value < C(0) ? -value : value);
+                }
+            });
+        }
+        const C scale = eps.scale(largest(team, exchange, max));
+        stats.scale = again ? scale : C(1);
     }
-    const C scale = eps.scale(largest(team, exchange, max));
-    Stats<C> second{};
-    second.scale = scale;
-    const auto scaled = [&](int k, int s, int e) { return mul(x(k, s, e), scale); };
-    Norm::template sums<S>(team, exchange, len, count, load, scaled, second);
-    second.inv = eps.scaled(scale).inverse_root(second.var);
-    return again ? second : stats;
 }
 
 } // namespace isonorm

@@ -49,9 +49,12 @@ pub struct Rows {
     pub hidden: i64,
     /// Elements of a row that enter the statistics.
     pub measured: i64,
-    pub(crate) pieces: i64,
-    pub(crate) warps: i32,
-    pub(crate) rows_per_block: i32,
+    /// Pieces of a warp's part of a row, which it reads one after another.
+    pub pieces: i64,
+    /// Warps that share a row.
+    pub warps: i32,
+    /// Rows of a block.
+    pub rows_per_block: i32,
     /// Whether eps is outside the root.
     pub eps_outside: i32,
     /// Whether x_hat is rounded to x's type.
