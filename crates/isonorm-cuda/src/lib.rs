@@ -5,9 +5,13 @@
 //! on neither.
 
 mod args;
+mod error;
 mod kernel;
+mod nvrtc;
 mod shape;
 
 pub use args::{Forward, Rows, Tensor};
+pub use error::Error;
 pub use kernel::{HEADERS, Kernel, Norm, Source, Storage};
+pub use nvrtc::{Compiled, Nvrtc};
 pub use shape::{Launch, MAX_WARPS, Shape};

@@ -42,14 +42,16 @@ fn lanes(dtype: DType) -> usize {
 }
 
 impl Shape {
-    /// The shape for rows of `hidden` elements of `dtype`: as few leaves a thread as fit, in as few warps.
+    /// The shape for rows of `hidden` elements of `dtype`: as few leaves a thread as fit. Four
+    /// leaves (bf16 beyond 32 768, f32 beyond 16 384) would not fit the registers; such rows are read again, mostly from
+    /// the second cache.
     pub fn of(hidden: usize, dtype: DType) -> Self {
         let groups = lanes(dtype);
         let leaves = hidden.div_ceil(LEAF).max(1);
         if leaves < groups {
             return Shape { node: 1, groups: leaves.next_power_of_two(), is_long: false };
         }
-        for node in [1, 2, 4] {
+        for node in [1, 2] {
             if leaves <= groups * node * MAX_WARPS {
                 return Shape { node, groups, is_long: false };
             }

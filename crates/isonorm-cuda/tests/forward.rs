@@ -20,9 +20,6 @@ fn shapes(x: DType) -> Vec<Shape> {
     let parts = (0..).map(|i| 1 << i).take_while(|groups| *groups < whole && x != DType::F16);
     let mut shapes: Vec<_> = parts.map(|groups| shape(1, groups, false)).collect();
     shapes.extend([shape(1, whole, false), shape(2, whole, false), shape(2, whole, true)]);
-    if x == DType::Bf16 {
-        shapes.push(shape(4, whole, false));
-    }
     shapes
 }
 
