@@ -15,15 +15,17 @@ struct LayerNorm {
                                                 Stats<typename S::C>& stats) {
         using C = typename S::C;
         C sum[1];
-        reduce<S, 1>(team, exchange, len, load, [&](int k, int s, int e, C(&sums)[1]) {
-            sums[0] = add(sums[0], x(k, s, e));
+        reduce<S, 1>(team, exchange, len, load, [&](int k, int s, int within, C(&sums)[S::V][1]) {
+            each_element<S::V>(within, [&](int e) { sums[e][0] = add(sums[e][0], x(k, s, e)); });
         }, sum);
         stats.mean = divide(sum[0], count);
         C of_deviations[2];
-        reduce<S, 2>(team, exchange, len, load, [&](int k, int s, int e, C(&sums)[2]) {
-            const C d = sub(x(k, s, e), stats.mean);
-            sums[0] = add(sums[0], d);
-            sums[1] = fused(d, d, sums[1]);
+        reduce<S, 2>(team, exchange, len, load, [&](int k, int s, int within, C(&sums)[S::V][2]) {
+            each_element<S::V>(within, [&](int e) {
+                const C d = sub(x(k, s, e), stats.mean);
+                sums[e][0] = add(sums[e][0], d);
+                sums[e][1] = fused(d, d, sums[e][1]);
+            });
         }, of_deviations);
         const C s1 = of_deviations[0], s2 = of_deviations[1];
         stats.delta = divide(s1, count);

@@ -93,7 +93,21 @@ __device__ __forceinline__ void write_any(void* data, int dtype, i64 at, float v
     }
 }
 
-__device__ __forceinline__ void write_any(void* data, int, i64 at, double v) { static_cast<double*>(data)[at] = v; }
+// From f64 to f16 or bf16 by way of an f32 rounded to odd, which keeps whether the value lies above, below or on a halfway
+// point: one rounding.
+__device__ __forceinline__ float to_odd(double v) {
+    const float toward_zero = __double2float_rz(v);
+    const bool is_exact = double(toward_zero) == v || v != v;
+    return is_exact ? toward_zero : __uint_as_float(__float_as_uint(toward_zero) | 1);
+}
+
+__device__ __forceinline__ void write_any(void* data, int dtype, i64 at, double v) {
+    switch (dtype) {
+    case F64: static_cast<double*>(data)[at] = v; break;
+    case F32: static_cast<float*>(data)[at] = __double2float_rn(v); break;
+    default: write_any(data, dtype, at, to_odd(v)); break;
+    }
+}
 
 // Values of a tensor of storage type E, from element `at` on, widened to C; those from `count` on are +0.
 template <class E, int V, class C>

@@ -1,5 +1,5 @@
 // The order of every sum along a row, on a GPU: the second and last copy of order.rs, which gives LANES and LEAF
-// (-D). `spec/order.md` is its prose.
+// (-D, with MAX_WARPS, the warps of a row). `spec/order.md` is its prose.
 //
 //     for each leaf of 128 elements:
 //         32 lanes start at +0; lane l takes elements l, l + 32, l + 64, l + 96 of the leaf, those that exist
@@ -21,8 +21,7 @@ namespace isonorm {
 constexpr int STEPS = LEAF / LANES;
 constexpr int WARP = 32;
 constexpr unsigned ALL = 0xFFFFFFFFu;
-constexpr int MAX_WARPS = 16;
-// Pieces of a warp's part of a row: 2^DEPTH at most.
+// A tree has 2^DEPTH leaves at most, or pieces, or whatever is counted.
 constexpr int DEPTH = 32;
 
 // The shape of a thread's work. LONG: rows of several pieces, which are not kept in registers.
@@ -128,10 +127,7 @@ __device__ __forceinline__ void node(const Team<S>& team, int k, int rest, const
 #pragma unroll
         for (int s = 0; s < STEPS; ++s) {
             const int count = count_of<S::V>(rest - team.offset(k, s));
-#pragma unroll
-            for (int e = 0; e < S::V; ++e) {
-                if (e < count) step(k, s, e, sums[e]); // an absent element is a step not taken
-            }
+            step(k, s, count, sums);
         }
     }
 }
@@ -172,8 +168,8 @@ template <class S, class C> __device__ __forceinline__ C fold(C (&lanes)[S::LEFT
     return lanes[0];
 }
 
-// The finished nodes of a warp's pieces: a binary counter.
-template <class C, int N> struct Pieces {
+// The finished nodes of a left-aligned tree, N sums at once: a binary counter.
+template <class C, int N> struct Counter {
     C nodes[DEPTH][N];
     int held = 0;
     i64 count = 0;
@@ -197,8 +193,16 @@ template <class C, int N> struct Pieces {
     }
 };
 
-// N sums over the first `len` elements of the thread's row. `load(piece)` brings a piece, `step(k, s, e, sums)` adds
-// element e of step s of the thread's leaf k. All threads of the block take part.
+// Calls `visit(e)` for the elements of a vector that exist: an absent one is a step not taken.
+template <int V, class Visit> __device__ __forceinline__ void each_element(int count, const Visit& visit) {
+#pragma unroll
+    for (int e = 0; e < V; ++e) {
+        if (e < count) visit(e);
+    }
+}
+
+// N sums over the first `len` elements of the thread's row. `load(piece)` brings a piece, `step(k, s, count, sums)` adds
+// the vector of step s of the thread's leaf k to the sums of its lanes. All threads of the block take part.
 template <class S, int N, class Load, class Step>
 __device__ __forceinline__ void reduce(const Team<S>& team, Exchange<typename S::C>& exchange, i64 len, const Load& load,
                                        const Step& step, typename S::C (&totals)[N]) {
@@ -216,7 +220,7 @@ __device__ __forceinline__ void reduce(const Team<S>& team, Exchange<typename S:
     };
     if constexpr (S::LONG) {
         static_assert(S::LEFT == 1, "rows of several pieces take whole warps");
-        Pieces<C, N> pieces;
+        Counter<C, N> pieces;
         C sum[N];
         for (i64 piece = 0; piece < team.pieces && team.piece_leaf(piece) * LEAF < len; ++piece) {
             load(piece);

@@ -15,9 +15,11 @@ struct RmsNorm {
                                                 Stats<typename S::C>& stats) {
         using C = typename S::C;
         C ss[1];
-        reduce<S, 1>(team, exchange, len, load, [&](int k, int s, int e, C(&sums)[1]) {
-            const C value = x(k, s, e);
-            sums[0] = fused(value, value, sums[0]);
+        reduce<S, 1>(team, exchange, len, load, [&](int k, int s, int within, C(&sums)[S::V][1]) {
+            each_element<S::V>(within, [&](int e) {
+                const C value = x(k, s, e);
+                sums[e][0] = fused(value, value, sums[e][0]);
+            });
         }, ss);
         stats.var = divide(ss[0], count);
         return Range<C>::finite(ss[0]) || ss[0] != ss[0];

@@ -106,3 +106,61 @@ pub struct Forward {
     /// Where mean, delta, var, inv and scale of each row go, or null.
     pub stats: *mut c_void,
 }
+
+/// A backward call, but for the parameters' gradients.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Backward {
+    /// Shape and options.
+    pub rows: Rows,
+    /// What was normalized.
+    pub x: Tensor,
+    /// The gradient of y.
+    pub dy: Tensor,
+    /// As in forward.
+    pub weight: Tensor,
+    /// The gradient that reaches x from elsewhere, after a residual add.
+    pub dresidual: Tensor,
+    /// The result.
+    pub dx: Tensor,
+    /// The result once more: the residual's.
+    pub dr: Tensor,
+    /// Statistics that forward saved, or null.
+    pub known: *const c_void,
+    /// Where mean, delta, var, inv and scale of each row go, or null.
+    pub stats: *mut c_void,
+}
+
+/// The sums of units of rows, for dweight and dbias.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Parameters {
+    /// Shape and options.
+    pub rows: Rows,
+    /// What was normalized.
+    pub x: Tensor,
+    /// The gradient of y.
+    pub dy: Tensor,
+    /// Statistics of each row.
+    pub stats: *const c_void,
+    /// Of each unit the sums of `dy * x_hat`, then those of dy: `2 * hidden` values of the compute type.
+    pub nodes: *mut c_void,
+    /// Rows of a unit.
+    pub unit: i64,
+}
+
+/// dweight and dbias from the sums of units.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Finish {
+    /// What [`Parameters`] wrote.
+    pub nodes: *const c_void,
+    /// How many units.
+    pub units: i64,
+    /// Columns.
+    pub hidden: i64,
+    /// One value for each column.
+    pub dweight: Tensor,
+    /// One value for each column.
+    pub dbias: Tensor,
+}

@@ -2,10 +2,10 @@
 
 use isonorm::{BATCH_LEAF, DType, LANES, LEAF};
 
-use crate::shape::{MAX_WARPS, Shape};
+use crate::shape::{MAX_WARPS, SMALL_BLOCK, Shape};
 
 /// The headers of the kernels: name and text.
-pub const HEADERS: [(&str, &str); 9] = [
+pub const HEADERS: [(&str, &str); 11] = [
     ("convert.cuh", include_str!("../kernels/convert.cuh")),
     ("element.cuh", include_str!("../kernels/element.cuh")),
     ("memory.cuh", include_str!("../kernels/memory.cuh")),
@@ -15,40 +15,17 @@ pub const HEADERS: [(&str, &str); 9] = [
     ("rms_norm.cuh", include_str!("../kernels/rms_norm.cuh")),
     ("layer_norm.cuh", include_str!("../kernels/layer_norm.cuh")),
     ("forward.cuh", include_str!("../kernels/forward.cuh")),
+    ("backward.cuh", include_str!("../kernels/backward.cuh")),
+    ("parameters.cuh", include_str!("../kernels/parameters.cuh")),
 ];
 
-/// A file of kernels: what is compiled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Source {
-    /// `forward.cu`
-    Forward,
-}
-
-impl Source {
-    /// Every file.
-    pub const ALL: [Source; 1] = [Source::Forward];
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Source::Forward => "forward.cu",
-        }
-    }
-
-    /// The struct that its kernels take: its name, here and there.
-    pub fn args(self) -> &'static str {
-        match self {
-            Source::Forward => "Forward",
-        }
-    }
-
-    /// Its text.
-    pub fn text(self) -> &'static str {
-        match self {
-            Source::Forward => include_str!("../kernels/forward.cu"),
-        }
-    }
-}
+/// The files that are compiled: name and text.
+pub const SOURCES: [(&str, &str); 4] = [
+    ("forward.cu", include_str!("../kernels/forward.cu")),
+    ("backward.cu", include_str!("../kernels/backward.cu")),
+    ("parameters.cu", include_str!("../kernels/parameters.cu")),
+    ("finish.cu", include_str!("../kernels/finish.cu")),
+];
 
 /// A norm of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,63 +47,121 @@ pub enum Storage {
     Any,
 }
 
-impl Storage {
-    /// The storage of a tensor of `dtype` in a kernel whose fast types are those in `fast`.
-    pub fn fast(dtype: DType, fast: &[DType]) -> Self {
-        if fast.contains(&dtype) { Storage::Of(dtype) } else { Storage::Any }
-    }
-}
-
-/// A kernel: a source, for one norm, shape and set of types.
+/// A kernel, for one norm, shape and set of types. `x` is the type of what is normalized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Kernel {
-    /// The file.
-    pub source: Source,
-    /// The norm.
-    pub norm: Norm,
-    /// The type of what is normalized.
-    pub x: DType,
-    /// A thread's work.
-    pub shape: Shape,
-    /// Weight and bias.
-    pub params: Storage,
-    /// y.
-    pub y: Storage,
-    /// x and the residual, where their sum is normalized.
-    pub summands: Storage,
+pub enum Kernel {
+    /// y: takes a [`Forward`](crate::Forward).
+    Forward {
+        /// The norm.
+        norm: Norm,
+        /// x's type, or that of its sum with a residual.
+        x: DType,
+        /// A thread's work.
+        shape: Shape,
+        /// Weight and bias.
+        params: Storage,
+        /// y.
+        y: Storage,
+        /// x and the residual, where their sum is normalized.
+        summands: Storage,
+    },
+    /// dx: takes a [`Backward`](crate::Backward).
+    Backward {
+        /// The norm.
+        norm: Norm,
+        /// x's type.
+        x: DType,
+        /// A thread's work.
+        shape: Shape,
+        /// The weight.
+        params: Storage,
+        /// dy.
+        dy: Storage,
+        /// dx, dr and dresidual.
+        others: Storage,
+    },
+    /// The sums of units of rows for dweight and dbias: takes a [`Parameters`](crate::Parameters).
+    Parameters {
+        /// The norm.
+        norm: Norm,
+        /// x's type.
+        x: DType,
+        /// dy.
+        dy: Storage,
+    },
+    /// dweight and dbias from these: takes a [`Finish`](crate::Finish).
+    Finish {
+        /// The compute type.
+        compute: DType,
+    },
 }
 
 impl Kernel {
+    /// Its file, and the struct that it takes.
+    pub fn source(&self) -> ((&'static str, &'static str), &'static str) {
+        match self {
+            Kernel::Forward { .. } => (SOURCES[0], "Forward"),
+            Kernel::Backward { .. } => (SOURCES[1], "Backward"),
+            Kernel::Parameters { .. } => (SOURCES[2], "Parameters"),
+            Kernel::Finish { .. } => (SOURCES[3], "Finish"),
+        }
+    }
+
     /// The name of its function: what it is compiled with, in letters.
     pub fn name(&self) -> String {
-        let Kernel { source, norm, x, shape, params, y, summands } = self;
-        let Shape { node, groups, is_long } = shape;
-        let long = if *is_long { "_long" } else { "" };
-        let types = [*params, *y, *summands].map(cpp).join("_");
-        format!("{source:?}_{norm:?}_{x}_{node}_{groups}{long}_{types}").to_lowercase()
+        let (_, args) = self.source();
+        let words = format!("{args} {}", self.instance());
+        let letters = words.replace(|c: char| !c.is_ascii_alphanumeric(), " ");
+        letters.split_whitespace().collect::<Vec<_>>().join("_").to_lowercase()
     }
 
     /// The macros that it is compiled with: name and value. Threads of a block are at most `THREADS`.
-    pub fn macros(&self) -> Vec<(&'static str, String)> {
-        let Shape { node, groups, is_long } = self.shape;
-        let norm = match self.norm {
-            Norm::Rms => "RmsNorm",
-            Norm::Layer => "LayerNorm",
+    pub fn macros(&self) -> [(&'static str, String); 7] {
+        let threads = match self {
+            Kernel::Forward { x, shape, .. } | Kernel::Backward { x, shape, .. } if shape.is_of_whole_warps(*x) => {
+                32 * MAX_WARPS
+            }
+            _ => SMALL_BLOCK,
         };
-        let x = cpp(Storage::Of(self.x));
-        let [params, y, summands] = [self.params, self.y, self.summands].map(cpp);
-        let instance = format!("{norm}, Shape<{x}, {node}, {groups}, {is_long}>, {params}, {y}, {summands}");
-        let is_small = self.shape.groups < 16 / self.x.size();
-        let threads = if is_small { 128 } else { 32 * MAX_WARPS };
-        vec![
+        [
             ("LANES", LANES.to_string()),
             ("LEAF", LEAF.to_string()),
             ("BATCH_LEAF", BATCH_LEAF.to_string()),
+            ("MAX_WARPS", MAX_WARPS.to_string()),
             ("THREADS", threads.to_string()),
             ("KERNEL", self.name()),
-            ("INSTANCE", instance),
+            ("INSTANCE", self.instance()),
         ]
     }
+
+    /// The template's arguments.
+    fn instance(&self) -> String {
+        let typed = |storages: &[Storage]| storages.iter().copied().map(cpp).collect::<Vec<_>>().join(", ");
+        match self {
+            Kernel::Forward { norm, x, shape, params, y, summands } => {
+                format!("{}, {}, {}", class(*norm), shape_of(*shape, *x), typed(&[*params, *y, *summands]))
+            }
+            Kernel::Backward { norm, x, shape, params, dy, others } => {
+                format!("{}, {}, {}", class(*norm), shape_of(*shape, *x), typed(&[*params, *dy, *others]))
+            }
+            Kernel::Parameters { norm, x, dy } => {
+                format!("{}, {}, {}", class(*norm), shape_of(Shape::of_columns(*x), *x), cpp(*dy))
+            }
+            Kernel::Finish { compute } => cpp(Storage::Of(*compute)).into(),
+        }
+    }
+}
+
+/// The name of a norm in the kernels.
+fn class(norm: Norm) -> &'static str {
+    match norm {
+        Norm::Rms => "RmsNorm",
+        Norm::Layer => "LayerNorm",
+    }
+}
+
+fn shape_of(Shape { node, groups, is_long }: Shape, x: DType) -> String {
+    format!("Shape<{}, {node}, {groups}, {is_long}>", cpp(Storage::Of(x)))
 }
 
 /// The name of a type in the kernels.

@@ -115,7 +115,8 @@ impl Nvrtc {
         let options = Strings::new(options.iter().map(String::as_str));
         let texts = Strings::new(HEADERS.iter().map(|(_, text)| *text));
         let names = Strings::new(HEADERS.iter().map(|(name, _)| *name));
-        let source = Strings::new([kernel.source.text(), kernel.source.name()].into_iter());
+        let ((name, text), _) = kernel.source();
+        let source = Strings::new([text, name].into_iter());
         let mut job = Job { nvrtc: self, program: null_mut() };
         // SAFETY: the strings live to the end of this function, and the counts are theirs.
         let status = unsafe {

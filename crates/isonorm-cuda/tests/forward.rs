@@ -5,13 +5,14 @@ mod support;
 use std::sync::OnceLock;
 
 use isonorm::{Io, Level};
-use isonorm_cuda::{Forward, Kernel, Norm, Rows, Shape, Source, Storage, Tensor as Argument};
+use isonorm_cuda::{Forward, Kernel, Norm, Shape, Storage};
 use isonorm_testing::DType;
 use isonorm_testing::golden;
 use isonorm_testing::values::Kind;
 use support::core::{BOTH, Norm as Spec, Saved, Tensor, Which, assert_same_bits, compute_type, one};
 use support::emulation::Emulation;
-use support::memory::{Layout, Memory, dtype};
+use support::memory::{Layout, Memory, argument, dtype};
+use support::{address, norm_of, rows_of, takes};
 
 /// The shapes that are tested: rows of parts of a warp, of several warps, of several leaves a thread, long rows.
 fn shapes(x: DType) -> Vec<Shape> {
@@ -32,7 +33,7 @@ fn emulation(x: DType) -> &'static Emulation {
         let mut kernels = Vec::new();
         for norm in [Norm::Rms, Norm::Layer] {
             let mut add = |shape, params, y, summands| {
-                let kernel = Kernel { source: Source::Forward, norm, x: dtype(x), shape, params, y, summands };
+                let kernel = Kernel::Forward { norm, x: dtype(x), shape, params, y, summands };
                 if !kernels.contains(&kernel) {
                     kernels.push(kernel);
                 }
@@ -71,33 +72,28 @@ impl Call<'_> {
         self.residual.map_or(self.x.dtype(), |(_, r_type)| r_type)
     }
 
-    fn storage(&self, kernel: &Kernel) -> bool {
-        let takes = |storage, found: Option<DType>| match storage {
-            Storage::None => found.is_none(),
-            Storage::Of(own) => found.is_none_or(|found| own == dtype(found)),
-            Storage::Any => true,
-        };
-        let summands = match (kernel.summands, self.residual) {
+    fn is_for(&self, kernel: &Kernel) -> bool {
+        let Kernel::Forward { norm, x, shape, params, y, summands } = *kernel else { return false };
+        let summands = match (summands, self.residual) {
             (Storage::None, None) => true,
             (Storage::None, _) | (_, None) => false,
             (storage, Some((residual, _))) => {
                 takes(storage, Some(self.x.dtype())) && takes(storage, Some(residual.dtype()))
             }
         };
-        let params = [&self.norm.weight, &self.norm.bias].map(|param| param.as_ref().map(Tensor::dtype));
-        let norm = if self.norm.which == Which::Rms { Norm::Rms } else { Norm::Layer };
-        kernel.norm == norm
+        let given = [&self.norm.weight, &self.norm.bias].map(|param| param.as_ref().map(Tensor::dtype));
+        norm == norm_of(self.norm)
             && summands
-            && params.into_iter().all(|param| takes(kernel.params, param))
-            && takes(kernel.y, Some(self.y_type))
-            && kernel.shape.launch(self.norm.hidden, kernel.x).is_some()
+            && given.into_iter().all(|param| takes(params, param))
+            && takes(y, Some(self.y_type))
+            && shape.launch(self.norm.hidden, x).is_some()
     }
 
     /// In every kernel that can do it.
     fn each(&self, check: impl Fn(&str, Result)) {
         let emulation = emulation(self.normalized());
         let mut count = 0;
-        for kernel in emulation.kernels().iter().filter(|kernel| self.storage(kernel)) {
+        for kernel in emulation.kernels().iter().filter(|kernel| self.is_for(kernel)) {
             check(&kernel.name(), self.run(emulation, kernel));
             count += 1;
         }
@@ -107,7 +103,8 @@ impl Call<'_> {
     fn run(&self, emulation: &Emulation, kernel: &Kernel) -> Result {
         let (hidden, layout) = (self.norm.hidden, self.layout);
         let count = self.x.len() / hidden;
-        let launch = kernel.shape.launch(hidden, kernel.x).expect("the kernel was chosen for this");
+        let Kernel::Forward { x, shape, .. } = *kernel else { panic!("{} is not of forward", kernel.name()) };
+        let launch = shape.launch(hidden, x).expect("the kernel was chosen for this");
         let param = |param: &Option<Tensor>| param.as_ref().map(|param| Memory::new(param, hidden, layout));
         let (mut weight, mut bias) = (param(&self.norm.weight), param(&self.norm.bias));
         let mut x = Memory::new(self.x, hidden, layout);
@@ -115,20 +112,8 @@ impl Call<'_> {
         let mut r = self.residual.map(|(_, r_type)| Memory::empty(r_type, count, hidden, layout));
         let mut y = Memory::empty(self.y_type, count, hidden, layout);
         let mut saved = Saved::new(compute_type(self.normalized()), count);
-        let argument = |memory: &mut Option<Memory>| memory.as_mut().map_or(Argument::NONE, Memory::argument);
-        let round = |value: f64| compute_type(self.normalized()).narrow(value);
-        let rows = Rows {
-            eps: round(self.norm.eps.value),
-            eps_outside: self.norm.eps.outside.into(),
-            llama: self.norm.llama.into(),
-            weight_offset: round(self.norm.offset),
-            measured: self.norm.partial.unwrap_or(hidden) as i64,
-            ..Rows::new(count, hidden, &launch)
-        };
-        let stats = match &mut saved {
-            Saved::F32(stats) => stats.as_mut_ptr().cast(),
-            Saved::F64(stats) => stats.as_mut_ptr().cast(),
-        };
+        let rows = rows_of(self.norm, self.normalized(), count, &launch);
+        let stats = address(&mut saved);
         let args = Forward {
             rows,
             x: x.argument(),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use isonorm_cuda::{Kernel, Norm, Nvrtc, Shape, Source, Storage};
+use isonorm_cuda::{Kernel, Norm, Nvrtc, Shape, Storage};
 use isonorm::DType;
 
 /// What `ISONORM_NVRTC` names, the system's, or one that Python packages of the tests brought along.
@@ -24,22 +24,26 @@ fn packages(target: &PathBuf) -> Vec<PathBuf> {
     files.filter(|path| path.to_string_lossy().contains("libnvrtc.so.")).collect()
 }
 
-/// The kernels that calls of any size with tensors of x's type take.
+/// The kernels that calls with tensors of x's type take, of some sizes.
 fn kernels(x: DType) -> Vec<Kernel> {
-    let own = Storage::Of(x);
-    let mut kernels: Vec<Kernel> = Vec::new();
-    for hidden in [64, 300, 512, 1024, 20_000, 50_000, 300_000] {
-        for norm in [Norm::Rms, Norm::Layer] {
-            let shape = Shape::of(hidden, x);
-            let mut add = |kernel| if !kernels.contains(&kernel) { kernels.push(kernel) };
-            let plain = Kernel { source: Source::Forward, norm, x, shape, params: own, y: own, summands: Storage::None };
-            add(plain);
-            if hidden == 20_000 {
-                add(Kernel { summands: own, ..plain });
-                add(Kernel { params: Storage::Any, y: Storage::Any, summands: Storage::Any, ..plain });
-            }
+    let (own, none) = (Storage::Of(x), Storage::None);
+    let compute = if x == DType::F64 { x } else { DType::F32 };
+    let mut kernels: Vec<Kernel> = vec![Kernel::Finish { compute }];
+    for norm in [Norm::Rms, Norm::Layer] {
+        kernels.push(Kernel::Parameters { norm, x, dy: own });
+        for hidden in [64, 4096, 10_000, 300_000] {
+            let shape = Shape::forward(hidden, x);
+            kernels.push(Kernel::Forward { norm, x, shape, params: own, y: own, summands: none });
+            let shape = Shape::backward(hidden, x);
+            kernels.push(Kernel::Backward { norm, x, shape, params: own, dy: own, others: own });
         }
+        let shape = Shape::forward(4096, x);
+        kernels.push(Kernel::Forward { norm, x, shape, params: own, y: own, summands: own });
     }
+    let (norm, any) = (Norm::Layer, Storage::Any);
+    let shape = Shape::forward(4096, x);
+    kernels.push(Kernel::Forward { norm, x, shape, params: any, y: any, summands: any });
+    kernels.push(Kernel::Backward { norm, x, shape: Shape::backward(4096, x), params: any, dy: any, others: any });
     kernels
 }
 

@@ -208,6 +208,11 @@ inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c);
 inline double __ddiv_rn(double a, double b) { return a / b; }
 inline double __dsqrt_rn(double a) { return std::sqrt(a); }
 inline float __double2float_rn(double a) { return float(a); }
+inline float __double2float_rz(double a) {
+    const float nearest = float(a);
+    const bool is_beyond = std::fabs(double(nearest)) > std::fabs(a);
+    return is_beyond ? emulation::bits<float>(emulation::bits<unsigned>(nearest) - 1) : nearest;
+}
 inline unsigned __float_as_uint(float a) { return emulation::bits<unsigned>(a); }
 inline float __uint_as_float(unsigned a) { return emulation::bits<float>(a); }
 inline int __double2loint(double a) { return int(emulation::bits<std::uint64_t>(a)); }

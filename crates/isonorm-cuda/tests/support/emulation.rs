@@ -9,7 +9,7 @@ use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use isonorm_cuda::{HEADERS, Kernel, Source};
+use isonorm_cuda::{HEADERS, Kernel, SOURCES};
 use libloading::Library;
 
 const CUDA: &str = include_str!("../emulation/cuda.hpp");
@@ -28,7 +28,7 @@ impl Emulation {
     pub(crate) fn new(kernels: Vec<Kernel>) -> Self {
         let program = program(&kernels);
         let mut hasher = DefaultHasher::new();
-        (&program, HEADERS, CUDA, CONVERT, FLAGS, Source::ALL.map(Source::text)).hash(&mut hasher);
+        (&program, HEADERS, CUDA, CONVERT, FLAGS, SOURCES).hash(&mut hasher);
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kernels-{:016x}", hasher.finish()));
         let library = folder.join("kernels.so");
         if !library.exists() {
@@ -63,13 +63,12 @@ fn program(kernels: &[Kernel]) -> String {
         for (name, value) in &macros {
             writeln!(text, "#define {name} {value}").expect("a string takes text");
         }
-        let (name, args) = (kernel.name(), kernel.source.args());
+        let (name, ((file, _), args)) = (kernel.name(), kernel.source());
         write!(
             text,
-            "#include \"{}\"\nextern \"C\" void run_{name}(const void* args, unsigned blocks, unsigned threads) {{\n    \
+            "#include \"{file}\"\nextern \"C\" void run_{name}(const void* args, unsigned blocks, unsigned threads) {{\n    \
              emulation::launch([](const void* args) {{ {name}(*static_cast<const isonorm::{args}*>(args)); }}, args, \
-             blocks, threads);\n}}\n",
-            kernel.source.name()
+             blocks, threads);\n}}\n"
         )
         .expect("a string takes text");
         for (name, _) in &macros {
@@ -84,8 +83,7 @@ fn compile(program: &str, folder: &Path, library: &Path) {
     let own = PathBuf::from(format!("{}.{}", folder.display(), std::process::id()));
     fs::create_dir_all(&own).expect("the folder of temporary files can be written");
     let put = |name: &str, text: &str| fs::write(own.join(name), text).expect("the folder can be written");
-    HEADERS.iter().for_each(|(name, text)| put(name, text));
-    Source::ALL.iter().for_each(|source| put(source.name(), source.text()));
+    HEADERS.iter().chain(&SOURCES).for_each(|(name, text)| put(name, text));
     put("cuda.hpp", CUDA);
     put("convert.cuh", CONVERT);
     put("kernels.cpp", program);

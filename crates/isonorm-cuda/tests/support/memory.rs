@@ -34,7 +34,7 @@ impl Memory {
     /// A tensor's rows in this layout.
     pub(crate) fn new(tensor: &Tensor, hidden: usize, layout: Layout) -> Self {
         let rows = tensor.len() / hidden;
-        let mut memory = Self::empty(core_name(tensor), rows, hidden, layout);
+        let mut memory = Self::empty(tensor.dtype(), rows, hidden, layout);
         let size = memory.size();
         for at in 0..tensor.len() {
             let bits = tensor.bits(at).to_le_bytes();
@@ -91,8 +91,9 @@ impl Memory {
     }
 }
 
-fn core_name(tensor: &Tensor) -> Name {
-    tensor.dtype()
+/// A tensor as a kernel takes it, or none.
+pub(crate) fn argument(memory: &mut Option<Memory>) -> Argument {
+    memory.as_mut().map_or(Argument::NONE, Memory::argument)
 }
 
 /// The core's name of a type.
