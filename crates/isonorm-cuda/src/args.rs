@@ -84,7 +84,6 @@ impl Rows {
     }
 }
 
-
 /// A forward call.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]

@@ -41,6 +41,8 @@ pub struct Nvrtc {
     compile: unsafe extern "C" fn(Program, c_int, *const *const c_char) -> c_int,
     log_size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
     log: unsafe extern "C" fn(Program, *mut c_char) -> c_int,
+    ptx_size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
+    ptx: unsafe extern "C" fn(Program, *mut c_char) -> c_int,
     cubin_size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
     cubin: unsafe extern "C" fn(Program, *mut c_char) -> c_int,
     destroy: unsafe extern "C" fn(*mut Program) -> c_int,
@@ -50,9 +52,9 @@ pub struct Nvrtc {
 /// A compiled kernel.
 #[derive(Clone, Debug)]
 pub struct Compiled {
-    /// Code of one architecture.
-    pub cubin: Vec<u8>,
-    /// What the assembler says of registers and memory.
+    /// For an architecture `sm_*` its code, for one `compute_*` PTX, which drivers assemble.
+    pub code: Vec<u8>,
+    /// For `sm_*`, what the assembler says of registers and memory.
     pub log: String,
 }
 
@@ -92,6 +94,8 @@ impl Nvrtc {
             compile: function!("nvrtcCompileProgram"),
             log_size: function!("nvrtcGetProgramLogSize"),
             log: function!("nvrtcGetProgramLog"),
+            ptx_size: function!("nvrtcGetPTXSize"),
+            ptx: function!("nvrtcGetPTX"),
             cubin_size: function!("nvrtcGetCUBINSize"),
             cubin: function!("nvrtcGetCUBIN"),
             destroy: function!("nvrtcDestroyProgram"),
@@ -107,7 +111,7 @@ impl Nvrtc {
         (major, minor)
     }
 
-    /// Compiles a kernel for an architecture such as `sm_90`.
+    /// Compiles a kernel for an architecture such as `sm_90` or `compute_90`.
     pub fn compile(&self, kernel: &Kernel, arch: &str) -> Result<Compiled, Error> {
         let mut options: Vec<String> = FLAGS.map(String::from).to_vec();
         options.push(format!("--gpu-architecture={arch}"));
@@ -134,13 +138,17 @@ impl Nvrtc {
             return Err(error(format!("status {status}")));
         }
         // SAFETY: the program was created; the options live to the end of this function.
-        let status =
-            unsafe { (self.compile)(job.program, options.pointers.len() as c_int, options.pointers.as_ptr()) };
+        let status = unsafe { (self.compile)(job.program, options.pointers.len() as c_int, options.pointers.as_ptr()) };
         let log = String::from_utf8_lossy(&job.bytes(self.log_size, self.log)).trim_end_matches('\0').to_string();
         if status != 0 {
             return Err(error(log));
         }
-        Ok(Compiled { cubin: job.bytes(self.cubin_size, self.cubin), log })
+        let code = if arch.starts_with("sm_") {
+            job.bytes(self.cubin_size, self.cubin)
+        } else {
+            job.bytes(self.ptx_size, self.ptx)
+        };
+        Ok(Compiled { code, log })
     }
 }
 

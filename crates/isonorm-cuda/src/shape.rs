@@ -99,7 +99,12 @@ impl Shape {
                 pieces: pieces as i64,
                 rows_per_block: (SMALL_BLOCK / team) as i32,
             }),
-            2..=MAX_WARPS => Some(Launch { threads: 32 * warps as u32, warps: warps as i32, pieces: pieces as i64, rows_per_block: 1 }),
+            2..=MAX_WARPS => Some(Launch {
+                threads: 32 * warps as u32,
+                warps: warps as i32,
+                pieces: pieces as i64,
+                rows_per_block: 1,
+            }),
             _ => None,
         }
     }

@@ -209,7 +209,8 @@ fn check(call: &Call<'_>) {
 
 #[test]
 fn any_size_and_layout() {
-    let sizes = [(1, 40), (7, 33), (32, 600), (100, 17), (128, 1), (257, 50), (512, 31), (1031, 18), (4096, 3), (9000, 2)];
+    let sizes =
+        [(1, 40), (7, 33), (32, 600), (100, 17), (128, 1), (257, 50), (512, 31), (1031, 18), (4096, 3), (9000, 2)];
     for (i, (hidden, count)) in sizes.into_iter().enumerate() {
         for (j, which) in BOTH.into_iter().enumerate() {
             let dtype = DType::ALL[(i + j) % 4];

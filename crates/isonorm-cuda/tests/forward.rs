@@ -184,7 +184,9 @@ fn check(call: &Call<'_>) {
 fn sizes() -> impl Iterator<Item = usize> {
     let around = |n: usize| [n - 1, n, n + 1];
     let few = [1, 2, 3, 5, 7, 8, 17, 31, 32, 33, 64, 96, 100];
-    few.into_iter().chain([128, 256, 384, 512, 1024, 2048].into_iter().flat_map(around)).chain([640, 3000, 4096, 5120, 9001])
+    few.into_iter()
+        .chain([128, 256, 384, 512, 1024, 2048].into_iter().flat_map(around))
+        .chain([640, 3000, 4096, 5120, 9001])
 }
 
 fn any_size_and_layout(dtype: DType) {
