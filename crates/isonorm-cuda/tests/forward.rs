@@ -166,7 +166,7 @@ fn check(call: &Call<'_>) {
         (Some(r), Some((residual, _))) => Io::add(call.x.slice(), residual.slice(), r.slice_mut(), y.slice_mut()),
         _ => Io::new(call.x.slice(), y.slice_mut()),
     };
-    let level = Level::available().into_iter().next_back().expect("there is a scalar level");
+    let level = Level::detect();
     call.norm.apply(one(level), io.stats(saved.stats_mut())).expect("the core takes the call");
     call.each(|kernel, found| {
         let label = format!("{}, {:?}, {kernel}", call.norm, call.layout);
