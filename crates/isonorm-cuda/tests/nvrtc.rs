@@ -59,8 +59,10 @@ fn every_kernel_compiles() {
         return;
     };
     let (major, minor) = nvrtc.version();
-    for arch in ["compute_80", "compute_90", "compute_100"] {
-        for kernel in TYPES.into_iter().flat_map(kernels) {
+    // The front end knows little of architectures: one for all types, and one type for each other.
+    let rest = [("compute_80", DType::Bf16), ("compute_100", DType::F32)];
+    for (arch, x) in TYPES.map(|x| ("compute_90", x)).into_iter().chain(rest) {
+        for kernel in kernels(x) {
             let compiled = nvrtc.compile(&kernel, arch).unwrap_or_else(|e| panic!("NVRTC {major}.{minor}: {e}"));
             assert!(compiled.code.starts_with(b"//"), "{}: no PTX", kernel.name());
         }
