@@ -1,0 +1,38 @@
+// Conversions that the language has no built-in for, as single instructions of sm_80 and later. They round to nearest
+// even, keep subnormals and turn NaN into a quiet NaN. This is the one file that the emulation on a CPU replaces.
+#pragma once
+
+namespace isonorm {
+
+__device__ __forceinline__ float widen_f16(unsigned short bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+
+__device__ __forceinline__ unsigned short narrow_f16(float value) {
+    unsigned short bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+
+__device__ __forceinline__ unsigned short narrow_bf16(float value) {
+    unsigned short bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+
+// Two at once: `low` goes to the lower half.
+__device__ __forceinline__ unsigned narrow_pair_f16(float low, float high) {
+    unsigned bits;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+}
+
+__device__ __forceinline__ unsigned narrow_pair_bf16(float low, float high) {
+    unsigned bits;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+}
+
+} // namespace isonorm

@@ -1,0 +1,9 @@
+// See forward.cu.
+#include "parameters.cuh"
+#include "layer_norm.cuh"
+#include "rms_norm.cuh"
+
+extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_constant__ isonorm::Finish args) {
+    using namespace isonorm;
+    finish<INSTANCE>(args);
+}

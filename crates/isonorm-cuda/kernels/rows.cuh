@@ -1,0 +1,113 @@
+// A thread's part of a row in registers, and where it comes from.
+#pragma once
+
+#include "memory.cuh"
+#include "order.cuh"
+#include "stats.cuh"
+
+namespace isonorm {
+
+// What all calls over rows have in common. `outer` strides count for every `inner` rows.
+struct Rows {
+    i64 rows;
+    i64 inner;
+    i64 hidden;
+    i64 measured; // pRMSNorm's k, else hidden
+    i64 pieces;   // of a warp: 1 but for long rows
+    int warps;    // of a row
+    int rows_per_block;
+    int eps_outside;
+    int llama;
+    double eps;           // rounded to the compute type
+    double weight_offset; // rounded to the compute type
+};
+
+// Element 0 of a row.
+__device__ __forceinline__ i64 row_start(const Rows& rows, const Tensor& tensor, i64 row) {
+    if (rows.inner == 1) return row * tensor.outer;
+    return row / rows.inner * tensor.outer + row % rows.inner * tensor.inner;
+}
+
+// The weight of V elements, with its offset: 1 where there is none.
+template <class S, class P>
+__device__ __forceinline__ void load_weight(const Rows& rows, const Tensor& weight, i64 at, int count,
+                                            typename S::C (&w)[S::V]) {
+    using C = typename S::C;
+    if (weight.dtype == NONE) {
+#pragma unroll
+        for (int e = 0; e < S::V; ++e) w[e] = C(1);
+        return;
+    }
+    load<P, S::V>(weight, at, count, w);
+    const C offset = C(rows.weight_offset);
+    if (offset != C(0)) {
+#pragma unroll
+        for (int e = 0; e < S::V; ++e) w[e] = add(w[e], offset);
+    }
+}
+
+// Calls `visit(k, s, at, count)` for each vector of the thread's piece.
+template <class S, class Visit>
+__device__ __forceinline__ void each_vector(const Team<S>& team, i64 piece, i64 len, const Visit& visit) {
+    const i64 at = team.at(piece);
+    const int rest = team.rest(piece, len);
+#pragma unroll
+    for (int k = 0; k < S::NODE; ++k) {
+#pragma unroll
+        for (int s = 0; s < STEPS; ++s) {
+            const int offset = team.offset(k, s);
+            visit(k, s, at + offset, count_of<S::V>(rest - offset));
+        }
+    }
+}
+
+// A piece of a row of storage type X, as it is stored.
+template <class S> struct Piece {
+    Packed<typename S::T, S::V> vectors[S::NODE][STEPS];
+
+    __device__ __forceinline__ typename S::C get(int k, int s, int e) const { return vectors[k][s].get(e); }
+
+    __device__ __forceinline__ void read(const Team<S>& team, i64 piece, const typename S::T* row, i64 len) {
+        each_vector(team, piece, len, [&](int k, int s, i64 at, int count) {
+            vectors[k][s] = isonorm::read<typename S::T, S::V>(row + at, count);
+        });
+    }
+};
+
+// The statistics of a row, under the range rule. `x(k, s, e)` is an element of the piece that `load` brought, as far as
+// `len`, which is 0 for a row that is not there. Every row is scaled, most by 1, which changes no bit: one copy of the
+// sums does both computations.
+template <class Norm, class S, class Load, class X>
+__device__ __forceinline__ Stats<typename S::C> measure(const Team<S>& team, Exchange<typename S::C>& exchange,
+                                                        const Rows& rows, i64 len, const Load& load, const X& x) {
+    using C = typename S::C;
+    const Eps<C> eps{C(rows.eps), rows.eps_outside != 0};
+    const C count = C(rows.measured);
+    Stats<C> stats{};
+    stats.scale = C(1);
+#pragma unroll 1
+    for (bool is_second = false;; is_second = true) {
+        const auto scaled = [&](int k, int s, int e) { return mul(x(k, s, e), stats.scale); };
+        const bool in_range = Norm::template sums<S>(team, exchange, len, count, load, scaled, stats);
+        stats.inv = eps.scaled(stats.scale).inverse_root(stats.var);
+        const bool again = !is_second && len > 0 && (!in_range || eps.is_small(stats.var));
+        // Rows of a warp stay together; the threads of a row agree, whatever NaN they hold.
+        if (!__any_sync(ALL, again)) return stats;
+        C max = C(0);
+#pragma unroll 1
+        for (i64 piece = 0; piece < team.pieces; ++piece) {
+            load(piece);
+            each_vector(team, piece, len, [&](int k, int s, i64, int within) {
+#pragma unroll
+                for (int e = 0; e < S::V; ++e) {
+                    const C value = x(k, s, e);
+                    if (e < within) max = larger(max, value < C(0) ? -value : value);
+                }
+            });
+        }
+        const C scale = eps.scale(largest(team, exchange, max));
+        stats.scale = again ? scale : C(1);
+    }
+}
+
+} // namespace isonorm

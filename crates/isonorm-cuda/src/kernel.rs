@@ -1,0 +1,177 @@
+//! Kernels as source text: which there are, and what they are compiled with.
+
+use isonorm::{BATCH_LEAF, DType, LANES, LEAF};
+
+use crate::shape::{MAX_WARPS, SMALL_BLOCK, Shape};
+
+/// The headers of the kernels: name and text.
+pub const HEADERS: [(&str, &str); 11] = [
+    ("convert.cuh", include_str!("../kernels/convert.cuh")),
+    ("element.cuh", include_str!("../kernels/element.cuh")),
+    ("memory.cuh", include_str!("../kernels/memory.cuh")),
+    ("order.cuh", include_str!("../kernels/order.cuh")),
+    ("stats.cuh", include_str!("../kernels/stats.cuh")),
+    ("rows.cuh", include_str!("../kernels/rows.cuh")),
+    ("rms_norm.cuh", include_str!("../kernels/rms_norm.cuh")),
+    ("layer_norm.cuh", include_str!("../kernels/layer_norm.cuh")),
+    ("forward.cuh", include_str!("../kernels/forward.cuh")),
+    ("backward.cuh", include_str!("../kernels/backward.cuh")),
+    ("parameters.cuh", include_str!("../kernels/parameters.cuh")),
+];
+
+/// The files that are compiled: name and text.
+pub const SOURCES: [(&str, &str); 4] = [
+    ("forward.cu", include_str!("../kernels/forward.cu")),
+    ("backward.cu", include_str!("../kernels/backward.cu")),
+    ("parameters.cu", include_str!("../kernels/parameters.cu")),
+    ("finish.cu", include_str!("../kernels/finish.cu")),
+];
+
+/// A norm of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Norm {
+    /// RMSNorm.
+    Rms,
+    /// LayerNorm.
+    Layer,
+}
+
+/// How a kernel takes a tensor's type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// There is no such tensor.
+    None,
+    /// This type.
+    Of(DType),
+    /// The type that the tensor names, element by element.
+    Any,
+}
+
+/// A kernel, for one norm, shape and set of types. `x` is the type of what is normalized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kernel {
+    /// y: takes a [`Forward`](crate::Forward).
+    Forward {
+        /// The norm.
+        norm: Norm,
+        /// x's type, or that of its sum with a residual.
+        x: DType,
+        /// A thread's work.
+        shape: Shape,
+        /// Weight and bias.
+        params: Storage,
+        /// y.
+        y: Storage,
+        /// x and the residual, where their sum is normalized.
+        summands: Storage,
+    },
+    /// dx: takes a [`Backward`](crate::Backward).
+    Backward {
+        /// The norm.
+        norm: Norm,
+        /// x's type.
+        x: DType,
+        /// A thread's work.
+        shape: Shape,
+        /// The weight.
+        params: Storage,
+        /// dy.
+        dy: Storage,
+        /// dx, dr and dresidual.
+        others: Storage,
+    },
+    /// The sums of units of rows for dweight and dbias: takes a [`Parameters`](crate::Parameters).
+    Parameters {
+        /// The norm.
+        norm: Norm,
+        /// x's type.
+        x: DType,
+        /// dy.
+        dy: Storage,
+    },
+    /// dweight and dbias from these: takes a [`Finish`](crate::Finish).
+    Finish {
+        /// The compute type.
+        compute: DType,
+    },
+}
+
+impl Kernel {
+    /// Its file, and the struct that it takes.
+    pub fn source(&self) -> ((&'static str, &'static str), &'static str) {
+        match self {
+            Kernel::Forward { .. } => (SOURCES[0], "Forward"),
+            Kernel::Backward { .. } => (SOURCES[1], "Backward"),
+            Kernel::Parameters { .. } => (SOURCES[2], "Parameters"),
+            Kernel::Finish { .. } => (SOURCES[3], "Finish"),
+        }
+    }
+
+    /// The name of its function: what it is compiled with, in letters.
+    pub fn name(&self) -> String {
+        let (_, args) = self.source();
+        let words = format!("{args} {}", self.instance());
+        let letters = words.replace(|c: char| !c.is_ascii_alphanumeric(), " ");
+        letters.split_whitespace().collect::<Vec<_>>().join("_").to_lowercase()
+    }
+
+    /// The macros that it is compiled with: name and value. Threads of a block are at most `THREADS`.
+    pub fn macros(&self) -> [(&'static str, String); 7] {
+        let threads = match self {
+            Kernel::Forward { x, shape, .. } | Kernel::Backward { x, shape, .. } if shape.is_of_whole_warps(*x) => {
+                32 * MAX_WARPS
+            }
+            _ => SMALL_BLOCK,
+        };
+        [
+            ("LANES", LANES.to_string()),
+            ("LEAF", LEAF.to_string()),
+            ("BATCH_LEAF", BATCH_LEAF.to_string()),
+            ("MAX_WARPS", MAX_WARPS.to_string()),
+            ("THREADS", threads.to_string()),
+            ("KERNEL", self.name()),
+            ("INSTANCE", self.instance()),
+        ]
+    }
+
+    /// The template's arguments.
+    fn instance(&self) -> String {
+        let typed = |storages: &[Storage]| storages.iter().copied().map(cpp).collect::<Vec<_>>().join(", ");
+        match self {
+            Kernel::Forward { norm, x, shape, params, y, summands } => {
+                format!("{}, {}, {}", class(*norm), shape_of(*shape, *x), typed(&[*params, *y, *summands]))
+            }
+            Kernel::Backward { norm, x, shape, params, dy, others } => {
+                format!("{}, {}, {}", class(*norm), shape_of(*shape, *x), typed(&[*params, *dy, *others]))
+            }
+            Kernel::Parameters { norm, x, dy } => {
+                format!("{}, {}, {}", class(*norm), shape_of(Shape::of_columns(*x), *x), cpp(*dy))
+            }
+            Kernel::Finish { compute } => cpp(Storage::Of(*compute)).into(),
+        }
+    }
+}
+
+/// The name of a norm in the kernels.
+fn class(norm: Norm) -> &'static str {
+    match norm {
+        Norm::Rms => "RmsNorm",
+        Norm::Layer => "LayerNorm",
+    }
+}
+
+fn shape_of(Shape { node, groups, is_long }: Shape, x: DType) -> String {
+    format!("Shape<{}, {node}, {groups}, {is_long}>", cpp(Storage::Of(x)))
+}
+
+/// The name of a type in the kernels.
+fn cpp(storage: Storage) -> &'static str {
+    match storage {
+        Storage::None => "void",
+        Storage::Of(DType::F32) => "float",
+        Storage::Of(DType::F64) => "double",
+        Storage::Of(DType::F16) => "f16",
+        Storage::Of(DType::Bf16) => "bf16",
+        Storage::Any => "Any",
+    }
+}

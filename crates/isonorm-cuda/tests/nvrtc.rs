@@ -1,0 +1,114 @@
+//! NVRTC compiles every kernel, and rows stay in registers. Skipped where it is not found: a GPU is not needed.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use isonorm::DType;
+use isonorm_cuda::{Kernel, Norm, Nvrtc, Shape, Storage};
+
+/// What `ISONORM_NVRTC` names, the system's, or one that Python packages of the tests brought along.
+fn nvrtc() -> Option<Nvrtc> {
+    if let Some(path) = std::env::var_os("ISONORM_NVRTC") {
+        return Some(Nvrtc::load(&PathBuf::from(path)).expect("ISONORM_NVRTC names NVRTC"));
+    }
+    let system = ["libnvrtc.so.13", "libnvrtc.so.12"].map(PathBuf::from);
+    let target = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target"));
+    system.into_iter().chain(packages(&target)).find_map(|path| Nvrtc::load(&path).ok())
+}
+
+/// `VENV/lib/PYTHON/site-packages/nvidia/PACKAGE/lib/libnvrtc.so.N`
+fn packages(target: &Path) -> Vec<PathBuf> {
+    let inside = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let pythons = inside(target.to_path_buf()).flat_map(|venv| inside(venv.join("lib")));
+    let packages = pythons.flat_map(|python| inside(python.join("site-packages/nvidia")));
+    let files = packages.flat_map(|package| inside(package.join("lib")));
+    files.filter(|path| path.to_string_lossy().contains("libnvrtc.so.")).collect()
+}
+
+const TYPES: [DType; 4] = [DType::F32, DType::F64, DType::F16, DType::Bf16];
+
+/// The kernels that calls with tensors of x's type take, of some sizes.
+fn kernels(x: DType) -> Vec<Kernel> {
+    let (own, none) = (Storage::Of(x), Storage::None);
+    let compute = if x == DType::F64 { x } else { DType::F32 };
+    let mut kernels: Vec<Kernel> = vec![Kernel::Finish { compute }];
+    for norm in [Norm::Rms, Norm::Layer] {
+        kernels.push(Kernel::Parameters { norm, x, dy: own });
+        for hidden in [64, 4096, 20_000, 300_000] {
+            let shape = Shape::forward(hidden, x);
+            kernels.push(Kernel::Forward { norm, x, shape, params: own, y: own, summands: none });
+            let shape = Shape::backward(hidden, x);
+            kernels.push(Kernel::Backward { norm, x, shape, params: own, dy: own, others: own });
+        }
+        let shape = Shape::forward(4096, x);
+        kernels.push(Kernel::Forward { norm, x, shape, params: own, y: own, summands: own });
+    }
+    let (norm, any) = (Norm::Layer, Storage::Any);
+    let shape = Shape::forward(4096, x);
+    kernels.push(Kernel::Forward { norm, x, shape, params: any, y: any, summands: any });
+    kernels.push(Kernel::Backward { norm, x, shape: Shape::backward(4096, x), params: any, dy: any, others: any });
+    let mut seen = HashSet::new();
+    kernels.retain(|kernel| seen.insert(*kernel));
+    kernels
+}
+
+#[test]
+fn every_kernel_compiles() {
+    let Some(nvrtc) = nvrtc() else {
+        eprintln!("skipped: there is no NVRTC (ISONORM_NVRTC names one)");
+        return;
+    };
+    let (major, minor) = nvrtc.version();
+    // The front end knows little of architectures: one for all types, and one type for each other.
+    let rest = [("compute_80", DType::Bf16), ("compute_100", DType::F32)];
+    for (arch, x) in TYPES.map(|x| ("compute_90", x)).into_iter().chain(rest) {
+        for kernel in kernels(x) {
+            let compiled = nvrtc.compile(&kernel, arch).unwrap_or_else(|e| panic!("NVRTC {major}.{minor}: {e}"));
+            assert!(compiled.code.starts_with(b"//"), "{}: no PTX", kernel.name());
+        }
+    }
+}
+
+/// The kernels of Llama's widths; `all_kernels_fit_the_registers` takes minutes.
+#[test]
+fn kernels_fit_the_registers() {
+    let x = DType::Bf16;
+    let is_wide = |kernel: &Kernel| match kernel {
+        Kernel::Forward { norm, shape, .. } | Kernel::Backward { norm, shape, .. } => {
+            *norm == Norm::Rms && *shape == Shape::forward(4096, x)
+        }
+        _ => true,
+    };
+    fit("sm_90", kernels(x).into_iter().filter(is_wide));
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn all_kernels_fit_the_registers() {
+    ["sm_80", "sm_90", "sm_100"].into_iter().for_each(|arch| fit(arch, TYPES.into_iter().flat_map(kernels)));
+}
+
+/// Bytes that the assembler may move from registers to memory: a few numbers beside the row.
+const SPILLED: usize = 128;
+
+fn fit(arch: &str, kernels: impl Iterator<Item = Kernel>) {
+    let Some(nvrtc) = nvrtc() else {
+        eprintln!("skipped: there is no NVRTC (ISONORM_NVRTC names one)");
+        return;
+    };
+    let mut spills = Vec::new();
+    for kernel in kernels {
+        let compiled = nvrtc.compile(&kernel, arch).unwrap_or_else(|e| panic!("{e}"));
+        assert!(compiled.code.starts_with(b"\x7fELF"), "{}: no code", kernel.name());
+        let says = |word| compiled.log.lines().find(|line| line.contains(word)).unwrap_or("").trim();
+        let (memory, registers) = (says("bytes spill stores"), says("registers"));
+        let words: Vec<&str> = memory.split_whitespace().collect();
+        let before = |word| words.iter().position(|w| *w == word).and_then(|at| words[at - 2].parse::<usize>().ok());
+        let line = format!("{} for {arch}: {memory} {registers}", kernel.name());
+        eprintln!("{line}");
+        if before("stores,").is_none_or(|bytes| bytes > SPILLED) {
+            spills.push(line);
+        }
+    }
+    assert!(spills.is_empty(), "{}", spills.join("\n"));
+}
