@@ -248,7 +248,7 @@ def accumulate(model, *, start=0, start_tokens=None, group=None):
 def _check_group(group):
     from torch import distributed
 
+    if group == distributed.GroupMember.NON_GROUP_MEMBER:
+        raise RuntimeError("isonorm: this process is not in the group that the accumulation was given")
     if not isinstance(group, distributed.ProcessGroup):
         raise TypeError(f"group is a {type(group).__name__}, expected a torch.distributed.ProcessGroup")
-    if distributed.get_rank(group) < 0:
-        raise ValueError("this process is not in the group: give one that it is in")
