@@ -103,7 +103,7 @@ fn fit(arch: &str, kernels: impl Iterator<Item = Kernel>) {
         let says = |word| compiled.log.lines().find(|line| line.contains(word)).unwrap_or("").trim();
         let (memory, registers) = (says("bytes spill stores"), says("registers"));
         let words: Vec<&str> = memory.split_whitespace().collect();
-        let before = |word| words.iter().position(|w| *w == word).and_then(|at| words[at - 2].parse::<usize>().ok());
+        let before = |word| words.iter().position(|w| *w == word).and_then(|at| words[at - 3].parse::<usize>().ok());
         let line = format!("{} for {arch}: {memory} {registers}", kernel.name());
         eprintln!("{line}");
         if before("stores,").is_none_or(|bytes| bytes > SPILLED) {
