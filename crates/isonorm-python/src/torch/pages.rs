@@ -44,7 +44,7 @@ pub(super) fn ask_for(start: *mut c_void, bytes: usize) {
         let status = unsafe { mincore(std::ptr::without_provenance_mut(page), PAGE, &mut answer) };
         status == 0 && answer & 1 != 0
     };
-    // Where the allocator kept a block, it kept all of it but for its end.
+    // A block that the allocator kept has its pages, and one that is new has none: three of them tell.
     if [first, first + (end - first) / 2 / PAGE * PAGE, end - PAGE].into_iter().all(is_there) {
         return;
     }
