@@ -2,10 +2,11 @@
 
 use isonorm::{BATCH_LEAF, DType, LANES, LEAF};
 
+use crate::plane_kernel::PlaneKernel;
 use crate::shape::{MAX_WARPS, SMALL_BLOCK, Shape};
 
 /// The headers of the kernels: name and text.
-pub const HEADERS: [(&str, &str); 11] = [
+pub const HEADERS: [(&str, &str); 19] = [
     ("convert.cuh", include_str!("../kernels/convert.cuh")),
     ("element.cuh", include_str!("../kernels/element.cuh")),
     ("memory.cuh", include_str!("../kernels/memory.cuh")),
@@ -17,14 +18,30 @@ pub const HEADERS: [(&str, &str); 11] = [
     ("forward.cuh", include_str!("../kernels/forward.cuh")),
     ("backward.cuh", include_str!("../kernels/backward.cuh")),
     ("parameters.cuh", include_str!("../kernels/parameters.cuh")),
+    ("planes.cuh", include_str!("../kernels/planes.cuh")),
+    ("values.cuh", include_str!("../kernels/values.cuh")),
+    ("groups.cuh", include_str!("../kernels/groups.cuh")),
+    ("channels.cuh", include_str!("../kernels/channels.cuh")),
+    ("moments.cuh", include_str!("../kernels/moments.cuh")),
+    ("correlate.cuh", include_str!("../kernels/correlate.cuh")),
+    ("lines.cuh", include_str!("../kernels/lines.cuh")),
+    ("running.cuh", include_str!("../kernels/running.cuh")),
 ];
 
 /// The files that are compiled: name and text.
-pub const SOURCES: [(&str, &str); 4] = [
+pub const SOURCES: [(&str, &str); 12] = [
     ("forward.cu", include_str!("../kernels/forward.cu")),
     ("backward.cu", include_str!("../kernels/backward.cu")),
     ("parameters.cu", include_str!("../kernels/parameters.cu")),
     ("finish.cu", include_str!("../kernels/finish.cu")),
+    ("group_forward.cu", include_str!("../kernels/group_forward.cu")),
+    ("group_backward.cu", include_str!("../kernels/group_backward.cu")),
+    ("moments.cu", include_str!("../kernels/moments.cu")),
+    ("correlate.cu", include_str!("../kernels/correlate.cu")),
+    ("apply.cu", include_str!("../kernels/apply.cu")),
+    ("gradients.cu", include_str!("../kernels/gradients.cu")),
+    ("evaluate.cu", include_str!("../kernels/evaluate.cu")),
+    ("instances.cu", include_str!("../kernels/instances.cu")),
 ];
 
 /// A norm of rows.
@@ -94,6 +111,8 @@ pub enum Kernel {
         /// The compute type.
         compute: DType,
     },
+    /// One of samples of channels.
+    Planes(PlaneKernel),
 }
 
 impl Kernel {
@@ -104,6 +123,7 @@ impl Kernel {
             Kernel::Backward { .. } => (SOURCES[1], "Backward"),
             Kernel::Parameters { .. } => (SOURCES[2], "Parameters"),
             Kernel::Finish { .. } => (SOURCES[3], "Finish"),
+            Kernel::Planes(kernel) => kernel.source(),
         }
     }
 
@@ -121,6 +141,7 @@ impl Kernel {
             Kernel::Forward { x, shape, .. } | Kernel::Backward { x, shape, .. } if shape.is_of_whole_warps(*x) => {
                 32 * MAX_WARPS
             }
+            Kernel::Planes(kernel) => kernel.threads(),
             _ => SMALL_BLOCK,
         };
         [
@@ -148,6 +169,7 @@ impl Kernel {
                 format!("{}, {}, {}", class(*norm), shape_of(Shape::of_columns(*x), *x), cpp(*dy))
             }
             Kernel::Finish { compute } => cpp(Storage::Of(*compute)).into(),
+            Kernel::Planes(kernel) => kernel.instance(),
         }
     }
 }
@@ -160,12 +182,12 @@ fn class(norm: Norm) -> &'static str {
     }
 }
 
-fn shape_of(Shape { node, groups, is_long }: Shape, x: DType) -> String {
+pub(crate) fn shape_of(Shape { node, groups, is_long }: Shape, x: DType) -> String {
     format!("Shape<{}, {node}, {groups}, {is_long}>", cpp(Storage::Of(x)))
 }
 
 /// The name of a type in the kernels.
-fn cpp(storage: Storage) -> &'static str {
+pub(crate) fn cpp(storage: Storage) -> &'static str {
     match storage {
         Storage::None => "void",
         Storage::Of(DType::F32) => "float",

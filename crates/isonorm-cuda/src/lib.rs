@@ -8,10 +8,17 @@ mod args;
 mod error;
 mod kernel;
 mod nvrtc;
+mod plane_args;
+mod plane_kernel;
 mod shape;
 
 pub use args::{Backward, Finish, Forward, Parameters, Rows, Tensor};
 pub use error::Error;
 pub use kernel::{HEADERS, Kernel, Norm, SOURCES, Storage};
 pub use nvrtc::{Compiled, Nvrtc};
+pub use plane_args::{
+    Apply, Channels, Correlate, Evaluate, Gradients, GroupBackward, GroupForward, Groups, Instances, Lines, Moments, Planes,
+    Running,
+};
+pub use plane_kernel::{ChannelLaunch, PlaneKernel};
 pub use shape::{Launch, Shape, Units};

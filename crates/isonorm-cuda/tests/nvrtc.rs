@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use isonorm::DType;
-use isonorm_cuda::{Kernel, Norm, Nvrtc, Shape, Storage};
+use isonorm_cuda::{ChannelLaunch, Kernel, Norm, Nvrtc, PlaneKernel, Shape, Storage};
 
 /// What `ISONORM_NVRTC` names, the system's, or one that Python packages of the tests brought along.
 fn nvrtc() -> Option<Nvrtc> {
@@ -47,8 +47,30 @@ fn kernels(x: DType) -> Vec<Kernel> {
     let shape = Shape::forward(4096, x);
     kernels.push(Kernel::Forward { norm, x, shape, params: any, y: any, summands: any });
     kernels.push(Kernel::Backward { norm, x, shape: Shape::backward(4096, x), params: any, dy: any, others: any });
+    kernels.extend(plane_kernels(x).into_iter().map(Kernel::Planes));
     let mut seen = HashSet::new();
     kernels.retain(|kernel| seen.insert(*kernel));
+    kernels
+}
+
+/// Those of samples of channels.
+fn plane_kernels(x: DType) -> Vec<PlaneKernel> {
+    let (own, any) = (Storage::Of(x), Storage::Any);
+    let compute = if x == DType::F64 { x } else { DType::F32 };
+    let mut kernels = vec![PlaneKernel::Evaluate { compute }, PlaneKernel::Instances { compute }];
+    for storage in [own, any] {
+        kernels.push(PlaneKernel::Apply { compute, x: storage, y: storage });
+        kernels.push(PlaneKernel::Gradients { x, dy: storage, dx: storage });
+        let shape = Shape::backward(4096, x);
+        kernels.push(PlaneKernel::GroupBackward { x, shape, dy: storage, dx: storage });
+    }
+    for hidden in [64, 4096, 300_000] {
+        kernels.push(PlaneKernel::GroupForward { x, shape: Shape::forward(hidden, x), y: own });
+        kernels.push(PlaneKernel::GroupBackward { x, shape: Shape::backward(hidden, x), dy: own, dx: own });
+        let shape = ChannelLaunch::new(32, hidden, x).shape;
+        kernels.push(PlaneKernel::Moments { x, shape });
+        kernels.push(PlaneKernel::Correlate { x, shape, dy: own });
+    }
     kernels
 }
 

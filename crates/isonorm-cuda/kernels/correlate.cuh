@@ -1,0 +1,63 @@
+// The gradients of channels' parameters, in the order of channels.cuh, and what BatchNorm's dx needs of them.
+//
+//     dbias   = channel_sum(dy)
+//     dweight = channel_dot(dy, x_hat)
+#pragma once
+
+#include "channels.cuh"
+#include "layer_norm.cuh"
+#include "values.cuh"
+
+namespace isonorm {
+
+struct Correlate {
+    Channels channels;
+    Planes x, dy;
+    i64 groups;        // of a sample, each with statistics of its own; 0: the channels have them
+    const void* stats;
+    Tensor weight, dweight, dbias;
+    void* values; // of dx; or null
+};
+
+// S has x's storage type, D is dy's.
+template <class S, class D> __device__ __forceinline__ void correlate(const Correlate& args) {
+    using C = typename S::C;
+    const Channels& channels = args.channels;
+    __shared__ C buffers[2][MAX_WARPS][LANES];
+    __shared__ Scalars<C> scalars;
+    Exchange<C> exchange(buffers);
+    Channel<S> channel(channels, exchange, scalars);
+    const Stats<C>* table = static_cast<const Stats<C>*>(args.stats);
+    for (i64 c = blockIdx.x; c < channels.channels; c += gridDim.x) {
+        channel.number = c;
+        const i64 set = args.groups > 0 ? c / (channels.channels / args.groups) : c;
+        PlanePiece<S, typename S::T> x;
+        PlanePiece<S, D> dy;
+        Stats<C> stats;
+        const auto load = [&](i64 sample, i64 piece, i64 len) {
+            stats = table[(len > 0 ? sample * args.groups : 0) + set];
+            channel.read(x, sample, piece, len, args.x);
+            channel.read(dy, sample, piece, len, args.dy);
+        };
+        C sums[2]; // dbias, dweight
+        channel.sums(load, [&](int k, int s, int count, C(&lanes)[S::V][2]) {
+            each_element<S::V>(count, [&](int e) {
+                const C d = dy.get(k, s, e);
+                lanes[e][0] = add(lanes[e][0], d);
+                lanes[e][1] = fused(d, LayerNorm::x_hat(x.get(k, s, e), stats), lanes[e][1]);
+            });
+        }, sums);
+        if (threadIdx.x != 0) continue;
+        if (args.dbias.dtype != NONE) write_any(args.dbias.data, args.dbias.dtype, c, sums[0]);
+        if (args.dweight.dtype != NONE) write_any(args.dweight.data, args.dweight.dtype, c, sums[1]);
+        if (args.values) {
+            const C n = C(channels.count());
+            const C k1 = divide(sums[0], n);
+            const C k2 = channels.template rounded_eps<C>().times_q(divide(sums[1], n), table[c]);
+            const C factor = mul(weight_of(args.weight, C(channels.weight_offset), c), table[c].inv);
+            Values<C>{static_cast<C*>(args.values), channels.channels}.put(c, table[c], k1, k2, factor);
+        }
+    }
+}
+
+} // namespace isonorm
