@@ -33,7 +33,8 @@ constexpr int SAMPLES = WARP * BATCH_LEAF;
 template <class C> using Scalars = C[2][WARP][BATCH_LEAF + 1];
 
 // The node of the first `count` samples: every warp sums it, a leaf a thread. Absent leaves are -0 as in `node`.
-template <class C> __device__ __forceinline__ C batch_node(const C (&scalars)[WARP][BATCH_LEAF + 1], int count) {
+template <class C, int LEAVES>
+__device__ __forceinline__ C batch_node(const C (&scalars)[LEAVES][BATCH_LEAF + 1], int count) {
     const int leaf = int(threadIdx.x) % WARP;
     const int rest = count - leaf * BATCH_LEAF;
     C sum = rest > 0 ? C(0) : -C(0);

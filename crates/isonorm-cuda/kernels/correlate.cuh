@@ -19,6 +19,25 @@ struct Correlate {
     void* values; // of dx; or null
 };
 
+// What follows from a channel's sums.
+template <class C> __device__ void settle(const Correlate& args, i64 channel, C dbias, C dweight) {
+    const Channels& channels = args.channels;
+    if (args.dbias.dtype != NONE) write_any(args.dbias.data, args.dbias.dtype, channel, dbias);
+    if (args.dweight.dtype != NONE) write_any(args.dweight.data, args.dweight.dtype, channel, dweight);
+    if (!args.values) return;
+    const Stats<C> stats = static_cast<const Stats<C>*>(args.stats)[channel];
+    const C n = C(channels.count());
+    const C k2 = channels.template rounded_eps<C>().times_q(divide(dweight, n), stats);
+    const C factor = mul(weight_of(args.weight, C(channels.weight_offset), channel), stats.inv);
+    Values<C>{static_cast<C*>(args.values), channels.channels}.put(channel, stats, divide(dbias, n), k2, factor);
+}
+
+// The set of statistics of a sample's channel.
+__device__ __forceinline__ i64 set_of(const Correlate& args, i64 sample, i64 channel) {
+    if (args.groups == 0) return channel;
+    return sample * args.groups + channel / (args.channels.channels / args.groups);
+}
+
 // S has x's storage type, D is dy's.
 template <class S, class D> __device__ __forceinline__ void correlate(const Correlate& args) {
     using C = typename S::C;
@@ -30,12 +49,11 @@ template <class S, class D> __device__ __forceinline__ void correlate(const Corr
     const Stats<C>* table = static_cast<const Stats<C>*>(args.stats);
     for (i64 c = blockIdx.x; c < channels.channels; c += gridDim.x) {
         channel.number = c;
-        const i64 set = args.groups > 0 ? c / (channels.channels / args.groups) : c;
         PlanePiece<S, typename S::T> x;
         PlanePiece<S, D> dy;
         Stats<C> stats;
         const auto load = [&](i64 sample, i64 piece, i64 len) {
-            stats = table[(len > 0 ? sample * args.groups : 0) + set];
+            stats = table[set_of(args, len > 0 ? sample : 0, c)];
             channel.read(x, sample, piece, len, args.x);
             channel.read(dy, sample, piece, len, args.dy);
         };
@@ -47,16 +65,7 @@ template <class S, class D> __device__ __forceinline__ void correlate(const Corr
                 lanes[e][1] = fused(d, LayerNorm::x_hat(x.get(k, s, e), stats), lanes[e][1]);
             });
         }, sums);
-        if (threadIdx.x != 0) continue;
-        if (args.dbias.dtype != NONE) write_any(args.dbias.data, args.dbias.dtype, c, sums[0]);
-        if (args.dweight.dtype != NONE) write_any(args.dweight.data, args.dweight.dtype, c, sums[1]);
-        if (args.values) {
-            const C n = C(channels.count());
-            const C k1 = divide(sums[0], n);
-            const C k2 = channels.template rounded_eps<C>().times_q(divide(sums[1], n), table[c]);
-            const C factor = mul(weight_of(args.weight, C(channels.weight_offset), c), table[c].inv);
-            Values<C>{static_cast<C*>(args.values), channels.channels}.put(c, table[c], k1, k2, factor);
-        }
+        if (threadIdx.x == 0) settle(args, c, sums[0], sums[1]);
     }
 }
 

@@ -35,11 +35,15 @@ struct LayerNorm {
                 sums[e][1] = fused(d, d, sums[e][1]);
             });
         }, of_deviations);
-        const C s1 = of_deviations[0], s2 = of_deviations[1];
+        spread(of_deviations[0], of_deviations[1], count, stats);
+        return Range<C>::finite(total[0]) && Range<C>::finite(of_deviations[1]);
+    }
+
+    // delta and var from the sums of the deviations and of their squares.
+    template <class C> __device__ static __forceinline__ void spread(C s1, C s2, C count, Stats<C>& stats) {
         stats.delta = divide(s1, count);
         const C var = divide(fused(-s1, stats.delta, s2), count);
         stats.var = var <= C(0) ? C(0) : var;
-        return Range<C>::finite(total[0]) && Range<C>::finite(s2);
     }
 
     template <class C> __device__ static __forceinline__ C x_hat(C x, const Stats<C>& stats) {

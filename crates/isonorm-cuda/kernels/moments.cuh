@@ -15,6 +15,17 @@ struct Moments {
     void* values; // of y; or null
 };
 
+// What follows from a channel's statistics.
+template <class C> __device__ void settle(const Moments& args, i64 channel, const Stats<C>& stats) {
+    const Channels& channels = args.channels;
+    if (args.stats) static_cast<Stats<C>*>(args.stats)[channel] = stats;
+    move(args.running, channel, stats, channels.count());
+    if (!args.values) return;
+    const C weight = weight_of(args.weight, C(channels.weight_offset), channel);
+    const Values<C> values{static_cast<C*>(args.values), channels.channels};
+    values.put(channel, stats, weight, param_of(args.bias, -C(0), channel));
+}
+
 // The largest magnitude of a channel.
 template <class S>
 __device__ __forceinline__ typename S::C largest(const Channel<S>& channel, const Planes& from) {
@@ -65,13 +76,7 @@ template <class S> __device__ __forceinline__ void moments(const Moments& args) 
     for (i64 c = blockIdx.x; c < channels.channels; c += gridDim.x) {
         channel.number = c;
         const Stats<C> stats = measure(channel, args.x);
-        if (threadIdx.x != 0) continue;
-        if (args.stats) static_cast<Stats<C>*>(args.stats)[c] = stats;
-        move(args.running, c, stats, channels.count());
-        if (args.values) {
-            const C weight = weight_of(args.weight, C(channels.weight_offset), c);
-            Values<C>{static_cast<C*>(args.values), channels.channels}.put(c, stats, weight, param_of(args.bias, -C(0), c));
-        }
+        if (threadIdx.x == 0) settle(args, c, stats);
     }
 }
 

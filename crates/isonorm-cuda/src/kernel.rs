@@ -6,7 +6,7 @@ use crate::plane_kernel::PlaneKernel;
 use crate::shape::{MAX_WARPS, SMALL_BLOCK, Shape};
 
 /// The headers of the kernels: name and text.
-pub const HEADERS: [(&str, &str); 19] = [
+pub const HEADERS: [(&str, &str); 20] = [
     ("convert.cuh", include_str!("../kernels/convert.cuh")),
     ("element.cuh", include_str!("../kernels/element.cuh")),
     ("memory.cuh", include_str!("../kernels/memory.cuh")),
@@ -24,12 +24,13 @@ pub const HEADERS: [(&str, &str); 19] = [
     ("channels.cuh", include_str!("../kernels/channels.cuh")),
     ("moments.cuh", include_str!("../kernels/moments.cuh")),
     ("correlate.cuh", include_str!("../kernels/correlate.cuh")),
+    ("side_by_side.cuh", include_str!("../kernels/side_by_side.cuh")),
     ("lines.cuh", include_str!("../kernels/lines.cuh")),
     ("running.cuh", include_str!("../kernels/running.cuh")),
 ];
 
 /// The files that are compiled: name and text.
-pub const SOURCES: [(&str, &str); 12] = [
+pub const SOURCES: [(&str, &str); 14] = [
     ("forward.cu", include_str!("../kernels/forward.cu")),
     ("backward.cu", include_str!("../kernels/backward.cu")),
     ("parameters.cu", include_str!("../kernels/parameters.cu")),
@@ -42,6 +43,8 @@ pub const SOURCES: [(&str, &str); 12] = [
     ("gradients.cu", include_str!("../kernels/gradients.cu")),
     ("evaluate.cu", include_str!("../kernels/evaluate.cu")),
     ("instances.cu", include_str!("../kernels/instances.cu")),
+    ("side_moments.cu", include_str!("../kernels/side_moments.cu")),
+    ("side_correlate.cu", include_str!("../kernels/side_correlate.cu")),
 ];
 
 /// A norm of rows.
@@ -129,8 +132,8 @@ impl Kernel {
 
     /// The name of its function: what it is compiled with, in letters.
     pub fn name(&self) -> String {
-        let (_, args) = self.source();
-        let words = format!("{args} {}", self.instance());
+        let ((file, _), _) = self.source();
+        let words = format!("{} {}", file.trim_end_matches(".cu"), self.instance());
         let letters = words.replace(|c: char| !c.is_ascii_alphanumeric(), " ");
         letters.split_whitespace().collect::<Vec<_>>().join("_").to_lowercase()
     }

@@ -106,13 +106,18 @@ pub struct Channels {
 
 impl Channels {
     /// Samples, channels and positions, for this launch; eps 0 inside the root.
-    pub fn new([samples, channels, spatial]: [usize; 3], launch: &ChannelLaunch) -> Self {
+    pub fn new(sizes: [usize; 3], launch: &ChannelLaunch) -> Self {
+        Channels { pieces: launch.pieces, warps: launch.warps, ..Channels::side_by_side(sizes) }
+    }
+
+    /// Samples, channels, which lie side by side, and positions; eps 0 inside the root.
+    pub fn side_by_side([samples, channels, spatial]: [usize; 3]) -> Self {
         Channels {
             samples: samples as i64,
             channels: channels as i64,
             spatial: spatial as i64,
-            pieces: launch.pieces,
-            warps: launch.warps,
+            pieces: 1,
+            warps: 1,
             eps_outside: 0,
             eps: 0.0,
             weight_offset: 0.0,

@@ -44,6 +44,18 @@ pub enum PlaneKernel {
         /// dy.
         dy: Storage,
     },
+    /// [`Moments`](Self::Moments) where channels lie side by side.
+    SideMoments {
+        /// x's type.
+        x: DType,
+    },
+    /// [`Correlate`](Self::Correlate) where channels lie side by side.
+    SideCorrelate {
+        /// x's type.
+        x: DType,
+        /// dy.
+        dy: Storage,
+    },
     /// y from the values of channels: takes an [`Apply`](crate::Apply).
     Apply {
         /// The compute type.
@@ -86,6 +98,8 @@ impl PlaneKernel {
             PlaneKernel::Gradients { .. } => (SOURCES[9], "Gradients"),
             PlaneKernel::Evaluate { .. } => (SOURCES[10], "Evaluate"),
             PlaneKernel::Instances { .. } => (SOURCES[11], "Instances"),
+            PlaneKernel::SideMoments { .. } => (SOURCES[12], "Moments"),
+            PlaneKernel::SideCorrelate { .. } => (SOURCES[13], "Correlate"),
         }
     }
 
@@ -101,6 +115,7 @@ impl PlaneKernel {
             | PlaneKernel::GroupBackward { .. }
             | PlaneKernel::Moments { .. }
             | PlaneKernel::Correlate { .. } => 32 * MAX_WARPS,
+            PlaneKernel::SideMoments { .. } | PlaneKernel::SideCorrelate { .. } => SIDE_BLOCK,
             _ => SMALL_BLOCK,
         }
     }
@@ -115,6 +130,8 @@ impl PlaneKernel {
             }
             PlaneKernel::Moments { x, shape } => shape_of(shape, x),
             PlaneKernel::Correlate { x, shape, dy } => format!("{}, {}", shape_of(shape, x), cpp(dy)),
+            PlaneKernel::SideMoments { x } => own(x).into(),
+            PlaneKernel::SideCorrelate { x, dy } => format!("{}, {}", own(x), cpp(dy)),
             PlaneKernel::Apply { compute, x, y } => format!("{}, {}, {}", own(compute), cpp(x), cpp(y)),
             PlaneKernel::Gradients { x, dy, dx } => format!("{}, {}, {}", own(x), cpp(dy), cpp(dx)),
             PlaneKernel::Evaluate { compute } | PlaneKernel::Instances { compute } => own(compute).into(),
@@ -133,6 +150,9 @@ pub struct ChannelLaunch {
     pub(crate) pieces: i64,
 }
 
+/// Threads of a block whose channels lie side by side: `SIDE_WARPS` of `side_by_side.cuh`.
+const SIDE_BLOCK: usize = 256;
+
 /// Samples from which each warp has planes of its own, however long they are.
 const MANY_SAMPLES: usize = 8;
 
@@ -149,6 +169,11 @@ impl ChannelLaunch {
         let (whole, leaves) = (16 / dtype.size(), spatial.div_ceil(LEAF).max(1));
         let fits = shape.is_long || leaves <= shape.groups;
         (fits && shape.node == 1).then(|| Self::laid_out(shape, samples, leaves, whole))
+    }
+
+    /// Blocks and threads of a block for channels of `dtype` that lie side by side.
+    pub fn side_by_side(channels: usize, dtype: DType) -> (u32, u32) {
+        (channels.div_ceil(16 / dtype.size()).clamp(1, i32::MAX as usize) as u32, SIDE_BLOCK as u32)
     }
 
     fn laid_out(shape: Shape, samples: usize, leaves: usize, whole: usize) -> Self {

@@ -41,7 +41,9 @@ fn emulation(x: DType) -> &'static Emulation {
             kernels.push(PlaneKernel::Correlate { x: x_type, shape, dy: others });
         }
         kernels.extend(shapes(x).map(|shape| PlaneKernel::Moments { x: x_type, shape }));
+        kernels.push(PlaneKernel::SideMoments { x: x_type });
         for others in [own, any] {
+            kernels.push(PlaneKernel::SideCorrelate { x: x_type, dy: others });
             kernels.push(PlaneKernel::Apply { compute, x: others, y: others });
             kernels.push(PlaneKernel::Gradients { x: x_type, dy: others, dx: others });
         }
@@ -245,22 +247,25 @@ impl Work<'_> {
         self.emulation.run(&Kernel::Planes(kernel), &args, blocks, threads);
     }
 
-    fn channels(&self, storage: Storage) -> (ChannelLaunch, Channels) {
+    /// Which of the two kernels sums over channels, its blocks and threads, and what it takes.
+    fn channels(&self, storage: Storage) -> (Option<Shape>, [u32; 2], Channels) {
         let ([samples, channels, spatial], call) = (self.sizes(), self.call);
-        let launch = |shape| ChannelLaunch::in_shape(shape, samples, spatial, dtype(call.x.dtype()));
-        let (_, launch) = self.choose(storage, launch);
-        let channels = Channels {
+        let x = dtype(call.x.dtype());
+        let with_options = |channels| Channels {
             eps: self.round(call.eps.value),
             eps_outside: call.eps.outside.into(),
             weight_offset: self.round(call.offset),
-            ..Channels::new([samples, channels, spatial], &launch)
+            ..channels
         };
-        (launch, channels)
-    }
-
-    /// Blocks of channels: one less than there are.
-    fn blocks(&self) -> u32 {
-        (self.call.shape.channels as u32 - 1).max(1)
+        if self.gpu.layout.is_last() && self.gpu.choice % 4 != 3 {
+            let (blocks, threads) = ChannelLaunch::side_by_side(channels, x);
+            return (None, [blocks, threads], with_options(Channels::side_by_side(self.sizes())));
+        }
+        let launch = |shape| ChannelLaunch::in_shape(shape, samples, spatial, x);
+        let (shape, launch) = self.choose(storage, launch);
+        // One block less than there are channels: it goes on to another.
+        let blocks = [(channels as u32 - 1).max(1), launch.threads];
+        (Some(shape), blocks, with_options(Channels::new(self.sizes(), &launch)))
     }
 
     fn running(&mut self) -> Running {
@@ -269,12 +274,14 @@ impl Work<'_> {
     }
 
     fn moments(&mut self, x: Planes, saved: &mut Saved, values: *mut c_void) {
-        let (launch, channels) = self.channels(Storage::Of(dtype(self.call.x.dtype())));
+        let x_type = dtype(self.call.x.dtype());
+        let (shape, [blocks, threads], channels) = self.channels(Storage::Of(x_type));
         let (weight, bias) = (argument(&mut self.weight), argument(&mut self.bias));
         let running = self.running();
         let args = Moments { channels, x, weight, bias, running, stats: address(saved), values };
-        let kernel = PlaneKernel::Moments { x: dtype(self.call.x.dtype()), shape: launch.shape };
-        self.emulation.run(&Kernel::Planes(kernel), &args, self.blocks(), launch.threads);
+        let side = PlaneKernel::SideMoments { x: x_type };
+        let kernel = shape.map_or(side, |shape| PlaneKernel::Moments { x: x_type, shape });
+        self.emulation.run(&Kernel::Planes(kernel), &args, blocks, threads);
     }
 
     fn correlate(
@@ -285,13 +292,15 @@ impl Work<'_> {
         values: *mut c_void,
     ) {
         let storage = self.storage([dy_type]);
-        let (launch, channels) = self.channels(storage);
+        let x_type = dtype(self.call.x.dtype());
+        let (shape, [blocks, threads], channels) = self.channels(storage);
         let [dweight, dbias] = wanted.each_mut().map(argument);
         let groups = if self.call.norm == Norm::GroupNorm { self.call.groups as i64 } else { 0 };
         let (stats, weight) = (address(saved), argument(&mut self.weight));
         let args = Correlate { channels, x, dy, groups, stats, weight, dweight, dbias, values };
-        let kernel = PlaneKernel::Correlate { x: dtype(self.call.x.dtype()), shape: launch.shape, dy: storage };
-        self.emulation.run(&Kernel::Planes(kernel), &args, self.blocks(), launch.threads);
+        let side = PlaneKernel::SideCorrelate { x: x_type, dy: storage };
+        let kernel = shape.map_or(side, |shape| PlaneKernel::Correlate { x: x_type, shape, dy: storage });
+        self.emulation.run(&Kernel::Planes(kernel), &args, blocks, threads);
     }
 
     fn evaluate(&mut self, is_backward: bool, saved: &mut Saved, values: *mut c_void) {
