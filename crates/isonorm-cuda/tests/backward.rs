@@ -5,7 +5,7 @@ mod support;
 use std::sync::OnceLock;
 
 use isonorm::{BackwardIo, Io, Level};
-use isonorm_cuda::{Backward, Finish, Kernel, Norm, Parameters, Rows, Shape, Storage, Units};
+use isonorm_cuda::kernels::{Backward, Finish, Kernel, Norm, Parameters, Rows, Shape, Storage, Units};
 use isonorm_testing::DType;
 use isonorm_testing::golden;
 use isonorm_testing::values::Kind;

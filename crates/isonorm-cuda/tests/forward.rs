@@ -5,7 +5,7 @@ mod support;
 use std::sync::OnceLock;
 
 use isonorm::{Io, Level};
-use isonorm_cuda::{Forward, Kernel, Norm, Shape, Storage};
+use isonorm_cuda::kernels::{Forward, Kernel, Norm, Shape, Storage};
 use isonorm_testing::DType;
 use isonorm_testing::golden;
 use isonorm_testing::values::Kind;

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use isonorm::DType;
-use isonorm_cuda::{Kernel, Norm, Nvrtc, Shape, Storage};
+use isonorm_cuda::Nvrtc;
+use isonorm_cuda::kernels::{Kernel, Norm, Shape, Storage};
 
 /// What `ISONORM_NVRTC` names, the system's, or one that Python packages of the tests brought along.
 fn nvrtc() -> Option<Nvrtc> {

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test uses a part of it
 
 pub(crate) mod emulation;
+pub(crate) mod gpu;
 pub(crate) mod memory;
 
 #[path = "../../../isonorm/tests/support/mod.rs"]
@@ -9,7 +10,7 @@ pub(crate) mod core;
 
 use std::ffi::c_void;
 
-use isonorm_cuda::{Launch, Norm, Rows, Storage};
+use isonorm_cuda::kernels::{Launch, Norm, Rows, Storage};
 use isonorm_testing::DType;
 
 use self::core::{Norm as Spec, Saved, Which, compute_type};
