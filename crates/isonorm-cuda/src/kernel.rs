@@ -2,7 +2,7 @@
 
 use isonorm::{BATCH_LEAF, DType, LANES, LEAF};
 
-use crate::shape::{MAX_WARPS, SMALL_BLOCK, Shape};
+use crate::shape::{SMALL_BLOCK, Shape};
 
 /// The headers of the kernels: name and text.
 pub const HEADERS: [(&str, &str); 11] = [
@@ -32,6 +32,8 @@ pub const SOURCES: [(&str, &str); 4] = [
 pub enum Norm {
     /// RMSNorm.
     Rms,
+    /// RMSNorm by the recipe llama: x_hat is rounded to x's type before weight multiplies it.
+    Llama,
     /// LayerNorm.
     Layer,
 }
@@ -116,18 +118,15 @@ impl Kernel {
     }
 
     /// The macros that it is compiled with: name and value. Threads of a block are at most `THREADS`.
-    pub fn macros(&self) -> [(&'static str, String); 7] {
+    pub fn macros(&self) -> [(&'static str, String); 6] {
         let threads = match self {
-            Kernel::Forward { x, shape, .. } | Kernel::Backward { x, shape, .. } if shape.is_of_whole_warps(*x) => {
-                32 * MAX_WARPS
-            }
+            Kernel::Forward { shape, .. } | Kernel::Backward { shape, .. } => shape.threads(),
             _ => SMALL_BLOCK,
         };
         [
             ("LANES", LANES.to_string()),
             ("LEAF", LEAF.to_string()),
             ("BATCH_LEAF", BATCH_LEAF.to_string()),
-            ("MAX_WARPS", MAX_WARPS.to_string()),
             ("THREADS", threads.to_string()),
             ("KERNEL", self.name()),
             ("INSTANCE", self.instance()),
@@ -156,12 +155,13 @@ impl Kernel {
 fn class(norm: Norm) -> &'static str {
     match norm {
         Norm::Rms => "RmsNorm",
+        Norm::Llama => "LlamaNorm",
         Norm::Layer => "LayerNorm",
     }
 }
 
-fn shape_of(Shape { node, groups, is_long }: Shape, x: DType) -> String {
-    format!("Shape<{}, {node}, {groups}, {is_long}>", cpp(Storage::Of(x)))
+fn shape_of(Shape { node, groups, warps, is_long, is_whole }: Shape, x: DType) -> String {
+    format!("Shape<{}, {node}, {groups}, {warps}, {is_long}, {is_whole}>", cpp(Storage::Of(x)))
 }
 
 /// The name of a type in the kernels.

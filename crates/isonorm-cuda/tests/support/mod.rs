@@ -26,7 +26,11 @@ pub(crate) fn takes(storage: Storage, found: Option<DType>) -> bool {
 
 /// The kernels' name of a norm.
 pub(crate) fn norm_of(norm: &Spec) -> Norm {
-    if norm.which == Which::Rms { Norm::Rms } else { Norm::Layer }
+    match norm.which {
+        Which::Rms if norm.llama => Norm::Llama,
+        Which::Rms => Norm::Rms,
+        Which::Layer => Norm::Layer,
+    }
 }
 
 /// A norm's options for `count` rows of `x`.
@@ -35,7 +39,6 @@ pub(crate) fn rows_of(norm: &Spec, x: DType, count: usize, launch: &Launch) -> R
     Rows {
         eps: round(norm.eps.value),
         eps_outside: norm.eps.outside.into(),
-        llama: norm.llama.into(),
         weight_offset: round(norm.offset),
         measured: norm.partial.unwrap_or(norm.hidden) as i64,
         ..Rows::new(count, norm.hidden, launch)
