@@ -89,6 +89,12 @@ pub enum Error {
         /// The call's GPU.
         expected: usize,
     },
+    /// Rows that no launch holds.
+    #[error("rows have {hidden} elements, which no kernel can do: cut them, or use the CPU")]
+    TooLong {
+        /// Elements of a row.
+        hidden: usize,
+    },
     /// Rows whose leading dimensions no kernel walks.
     #[error("the leading dimensions have strides that join to {found} dimensions, expected at most 2: copy one tensor")]
     Strides {
@@ -104,9 +110,9 @@ pub enum Error {
         other: &'static str,
     },
     /// Less scratch memory than a call needs.
-    #[error("scratch has {found} bytes, expected at least {expected}: see `scratch_bytes`")]
+    #[error("scratch has {found} elements, expected at least {expected}, as `RowNorm::scratch` says")]
     Scratch {
-        /// Its bytes.
+        /// Its elements.
         found: usize,
         /// What is needed.
         expected: usize,

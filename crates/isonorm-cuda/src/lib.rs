@@ -22,13 +22,14 @@ mod kernel;
 mod launch;
 mod memory;
 mod nvrtc;
+mod row_backward;
 mod row_norm;
 mod shape;
 mod walk;
 
 pub use device::{Buffer, Device, Stream};
 pub use error::Error;
-pub use io::Io;
+pub use io::{BackwardIo, Io};
 pub use memory::{Rows, RowsMut, Slice, SliceMut};
 pub use nvrtc::Nvrtc;
 pub use row_norm::RowNorm;

@@ -6,7 +6,7 @@ use isonorm::{DType, Recipe};
 use crate::device::Stream;
 use crate::error::Error;
 use crate::io::Io;
-use crate::kernels::{Forward, Kernel, Launch, Norm, Rows as Shared, Shape, Storage};
+use crate::kernels::{Forward, Kernel, Launch, Norm, Rows as Shared, Shape, Storage, Tensor as Argument};
 use crate::launch;
 use crate::memory::{Slice, SliceMut};
 use crate::walk::{Grid, check_disjoint, parameter};
@@ -39,11 +39,11 @@ pub(crate) const STATS: usize = 5;
 #[derive(Clone, Copy, Debug)]
 pub struct RowNorm<'a> {
     norm: Norm,
-    hidden: usize,
+    pub(crate) hidden: usize,
     partial: Option<usize>,
     eps: f64,
     eps_outside: bool,
-    weight: Option<Slice<'a>>,
+    pub(crate) weight: Option<Slice<'a>>,
     bias: Option<Slice<'a>>,
     offset: f64,
     recipe: Recipe,
@@ -113,38 +113,50 @@ impl<'a> RowNorm<'a> {
         let x = normalized.data.dtype();
         self.check(x)?;
         let grid = self.check_forward(&io, x)?;
-        let eps = rules::eps(self.eps, self.eps_outside, x)?;
+        let eps = self.rounded_eps(x)?;
         if grid.rows() == 0 || self.hidden == 0 {
             return Ok(());
         }
-        let shape = Shape::forward(self.hidden, x);
-        let launch = shape.launch(self.hidden, x).expect("the shape was chosen for this length");
+        let (from, to) = (grid.argument(1, &io.x), grid.argument(0, &io.y.rows));
+        let (residual, r) = match &io.sum {
+            Some((residual, r)) => (grid.argument(2, residual), grid.argument(3, &r.rows)),
+            None => (Argument::NONE, Argument::NONE),
+        };
+        let (weight, bias) = (parameter(self.weight.as_ref()), parameter(self.bias.as_ref()));
+        let (shape, launch) = self.shape(Shape::forward(self.hidden, x), x, &[from, to, residual, r, weight, bias])?;
         let shared = self.shared(x, &grid, eps, &launch);
         let summands = io
             .sum
             .as_ref()
             .map_or(Storage::None, |(residual, _)| storage([io.x.data.dtype(), residual.data.dtype()], x));
         let y = storage([io.y.rows.data.dtype()], x);
-        let kernel = Kernel::Forward { norm: self.norm, x, shape, params: self.params_storage(x), y, summands };
-        let (residual, r) = match &io.sum {
-            Some((residual, r)) => (grid.argument(2, residual), grid.argument(3, &r.rows)),
-            None => (parameter(None), parameter(None)),
-        };
-        let args = Forward {
-            rows: shared,
-            x: grid.argument(1, &io.x),
-            residual,
-            r,
-            weight: parameter(self.weight.as_ref()),
-            bias: parameter(self.bias.as_ref()),
-            y: grid.argument(0, &io.y.rows),
-            stats: io.stats.map_or(std::ptr::null_mut(), |stats| stats.as_slice().data()),
-        };
+        let params = self.params_storage(x, [self.weight, self.bias]);
+        let kernel = Kernel::Forward { norm: self.kernel(), x, shape, params, y, summands };
+        let stats = io.stats.map_or(std::ptr::null_mut(), |stats| stats.as_slice().data());
+        let args = Forward { rows: shared, x: from, residual, r, weight, bias, y: to, stats };
         stream.device().within(|| stream.launch(&kernel, &args, launch::Grid::of(&launch, grid.rows())))
     }
 
+    /// Which norm its kernels compute.
+    pub(crate) fn kernel(&self) -> Norm {
+        if self.recipe == Recipe::Llama { Norm::Llama } else { self.norm }
+    }
+
+    /// eps in the compute type.
+    pub(crate) fn rounded_eps(&self, x: DType) -> Result<f64, Error> {
+        Ok(rules::eps(self.eps, self.eps_outside, x)?)
+    }
+
+    /// The kernel's shape for these tensors, and how it is launched.
+    pub(crate) fn shape(&self, shape: Shape, x: DType, tensors: &[Argument]) -> Result<(Shape, Launch), Error> {
+        let is_measured = self.partial.is_none_or(|k| k == self.hidden);
+        let shape = if is_measured { shape.with(self.hidden, tensors) } else { shape };
+        let launch = shape.launch(self.hidden, x).ok_or(Error::TooLong { hidden: self.hidden })?;
+        Ok((shape, launch))
+    }
+
     /// The norm's own rules.
-    fn check(&self, x: DType) -> Result<(), Error> {
+    pub(crate) fn check(&self, x: DType) -> Result<(), Error> {
         if self.norm == Norm::Layer && (self.recipe == Recipe::Llama || self.partial.is_some()) {
             let (name, found) = if self.partial.is_some() { ("partial", "given") } else { ("recipe", "llama") };
             return Err(Error::OfRmsNorm { name, found });
@@ -162,13 +174,12 @@ impl<'a> RowNorm<'a> {
     }
 
     /// The options as kernels take them.
-    fn shared<const N: usize>(&self, x: DType, grid: &Grid<N>, eps: f64, launch: &Launch) -> Shared {
+    pub(crate) fn shared<const N: usize>(&self, x: DType, grid: &Grid<N>, eps: f64, launch: &Launch) -> Shared {
         Shared {
             inner: grid.inner(),
             measured: self.partial.unwrap_or(self.hidden) as i64,
             eps,
             eps_outside: self.eps_outside.into(),
-            llama: (self.recipe == Recipe::Llama).into(),
             weight_offset: rules::rounded(self.offset, x),
             ..Shared::new(grid.rows(), self.hidden, launch)
         }
@@ -216,16 +227,16 @@ impl<'a> RowNorm<'a> {
         Ok(grid)
     }
 
-    fn check_params_apart(&self, name: &'static str, written: &Slice<'_>) -> Result<(), Error> {
+    pub(crate) fn check_params_apart(&self, name: &'static str, written: &Slice<'_>) -> Result<(), Error> {
         [("weight", &self.weight), ("bias", &self.bias)]
             .into_iter()
             .filter_map(|(param, slice)| Some((param, slice.as_ref()?)))
             .try_for_each(|(param, slice)| check_disjoint(name, written, param, slice))
     }
 
-    /// How a kernel takes weight and bias.
-    fn params_storage(&self, x: DType) -> Storage {
-        let mut dtypes = [self.weight, self.bias].into_iter().flatten().map(|param| param.dtype());
+    /// How a kernel takes its parameters.
+    pub(crate) fn params_storage(&self, x: DType, params: [Option<Slice<'_>>; 2]) -> Storage {
+        let mut dtypes = params.into_iter().flatten().map(|param| param.dtype());
         let Some(first) = dtypes.next() else { return Storage::Of(x) };
         let is_direct = (first == x || first == rules::compute(x)) && dtypes.all(|dtype| dtype == first);
         if is_direct { Storage::Of(first) } else { Storage::Any }
@@ -233,7 +244,7 @@ impl<'a> RowNorm<'a> {
 }
 
 /// Statistics are of the compute type.
-fn check_stats(stats: Option<&Slice<'_>>, x: DType) -> Result<(), Error> {
+pub(crate) fn check_stats(stats: Option<&Slice<'_>>, x: DType) -> Result<(), Error> {
     let expected = rules::compute(x);
     match stats.map(|stats| stats.dtype()).filter(|found| *found != expected) {
         Some(found) => Err(isonorm::Error::TypeIsNot { name: "stats", found, expected }.into()),
@@ -242,6 +253,6 @@ fn check_stats(stats: Option<&Slice<'_>>, x: DType) -> Result<(), Error> {
 }
 
 /// How a kernel takes a tensor beside an x of type `x`.
-fn storage(dtypes: impl IntoIterator<Item = DType>, x: DType) -> Storage {
+pub(crate) fn storage(dtypes: impl IntoIterator<Item = DType>, x: DType) -> Storage {
     if dtypes.into_iter().all(|dtype| dtype == x) { Storage::Of(x) } else { Storage::Any }
 }
