@@ -15,9 +15,10 @@ struct Forward {
     void* stats; // of each row mean, delta, var, inv, scale; or null
 };
 
-// r = x + residual: of the thread's piece, rounded to r's type and kept.
+// r = x + residual: of the thread's piece, rounded to r's type and kept. Written too, by the row's own team: r may be the
+// residual.
 template <class S, class Z>
-__device__ __forceinline__ void add_residual(const Team<S>& team, i64 piece, const Forward& args, i64 row,
+__device__ __forceinline__ void add_residual(const Team<S>& team, i64 piece, const Forward& args, i64 row, bool is_own,
                                              Piece<S>& r) {
     using C = typename S::C;
     const i64 x_row = row_start(args.rows, args.x, row), residual_row = row_start(args.rows, args.residual, row);
@@ -31,7 +32,7 @@ __device__ __forceinline__ void add_residual(const Team<S>& team, i64 piece, con
 #pragma unroll
         for (int w = 0; w < Packed<typename S::T, S::V>::WORDS; ++w) r.vectors[k][s].words[w] = 0;
         r.vectors[k][s].narrow(x);
-        write<typename S::T, S::V, S::IS_WHOLE>(kept + at, count, x);
+        if (is_own) write<typename S::T, S::V, S::IS_WHOLE>(kept + at, count, x);
     });
 }
 
@@ -49,11 +50,12 @@ template <class Norm, class S, class P, class Y, class Z> __device__ __forceinli
     for (i64 first = i64(blockIdx.x) * rows.rows_per_block; first < rows.rows;
          first += i64(gridDim.x) * rows.rows_per_block) {
         const i64 row = row_of(rows, first + team.row);
+        const bool is_own = row == first + team.row;
         const Tensor& input = IS_SUM ? args.r : args.x;
         const X* from = static_cast<const X*>(input.data) + row_start(rows, input, row);
         Piece<S> x;
         if constexpr (IS_SUM) {
-            team.each_piece(hidden, [&](i64 piece) { add_residual<S, Z>(team, piece, args, row, x); });
+            team.each_piece(hidden, [&](i64 piece) { add_residual<S, Z>(team, piece, args, row, is_own, x); });
         } else if (!S::IS_LONG) {
             x.read(team, 0, from, hidden);
         }
@@ -62,7 +64,7 @@ template <class Norm, class S, class P, class Y, class Z> __device__ __forceinli
         };
         const auto element = [&](int k, int s, int e) { return x.get(k, s, e); };
         const Stats<C> stats = measure<Norm, S>(team, exchange, rows, measured<S>(rows), again, element);
-        if (row != first + team.row) continue;
+        if (!is_own) continue;
         if (args.stats && team.is_first()) static_cast<Stats<C>*>(args.stats)[row] = stats;
         const i64 y_row = row_start(rows, args.y, row);
         team.each_piece(hidden, [&](i64 piece) {
