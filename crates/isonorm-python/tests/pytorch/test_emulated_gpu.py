@@ -8,7 +8,10 @@ import subprocess
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+import isonorm.torch
+import isonorm.torch.functional as F
 from isonorm import _isonorm
 from isonorm.torch import _library
 
@@ -113,3 +116,22 @@ def test_refusals_are_the_same(gpu):
         with pytest.raises(RuntimeError) as found:
             gpu.rms_norm(*arguments)
         assert str(expected.value) == str(found.value)
+
+
+def test_export_for_cuda():
+    """What a compiler sees of the operators does not need a GPU: the results are on x's device."""
+    with FakeTensorMode():
+        norm = isonorm.torch.LayerNorm(64, device="cuda", dtype=torch.bfloat16)
+        x = torch.empty(3, 64, device="cuda", dtype=torch.bfloat16)
+        y, r = F.add_rms_norm(x, x, (64,), norm.weight)
+        assert y.device == r.device == x.device == torch.device("cuda", 0)
+        program = torch.export.export(norm, (x,))
+        names = [node.target for node in program.graph.nodes if node.op == "call_function"]
+        assert names == [CPU.layer_norm.default]
+        with pytest.raises(RuntimeError, match="found at least two devices, cuda:0 and cpu"):
+            F.rms_norm(x, (64,), torch.ones(64))
+
+
+def test_patch_leaves_other_devices():
+    norm = torch.nn.Sequential(torch.nn.LayerNorm(64, device="meta"))
+    assert "its weight is on meta" in str(isonorm.torch.patch(norm))
