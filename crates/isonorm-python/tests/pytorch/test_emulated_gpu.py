@@ -1,6 +1,6 @@
 """The operators on CUDA, with a GPU that is emulated: its memory is the CPU's, its kernels are compiled by g++ from
-the very same sources. All else is the real thing: dispatcher, checks, allocation, choice of kernels, launches. The operators
-that run so are registered a second time, as `isonorm_emulated`, for tensors on the CPU."""
+the very same sources. All else is the real thing: dispatcher, checks, allocation, choice of kernels, launches. The
+operators that run so are registered a second time, as `isonorm_emulated`, for tensors on the CPU."""
 
 import os
 import pathlib
