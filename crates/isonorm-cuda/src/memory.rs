@@ -55,7 +55,8 @@ impl Slice<'_> {
     pub(crate) fn kind(&self) -> Kind {
         (self.len, self.dtype)
     }
-    pub(crate) fn data(&self) -> *mut c_void {
+    /// Where the first one is.
+    pub fn pointer(&self) -> *mut c_void {
         self.data
     }
     /// Element `at`.

@@ -67,7 +67,7 @@ impl RowNorm<'_> {
             dy: dy_storage,
             others: storage(others.into_iter().flatten().map(|rows| rows.data.dtype()), x),
         };
-        let known = io.stats.as_ref().map_or(std::ptr::null_mut(), Slice::data);
+        let known = io.stats.as_ref().map_or(std::ptr::null_mut(), Slice::pointer);
         let stats = sums.map_or(std::ptr::null_mut(), |sums| sums.stats);
         let args = Backward { rows, x: x_rows, dy, weight, dresidual, dx, dr, known, stats };
         stream.launch(&kernel, &args, LaunchGrid::of(&launch, grid.rows()))?;

@@ -132,7 +132,7 @@ impl<'a> RowNorm<'a> {
         let y = storage([io.y.rows.data.dtype()], x);
         let params = self.params_storage(x, [self.weight, self.bias]);
         let kernel = Kernel::Forward { norm: self.kernel(), x, shape, params, y, summands };
-        let stats = io.stats.map_or(std::ptr::null_mut(), |stats| stats.as_slice().data());
+        let stats = io.stats.map_or(std::ptr::null_mut(), |stats| stats.as_slice().pointer());
         let args = Forward { rows: shared, x: from, residual, r, weight, bias, y: to, stats };
         stream.device().within(|| stream.launch(&kernel, &args, launch::Grid::of(&launch, grid.rows())))
     }

@@ -42,7 +42,7 @@ impl<const N: usize> Grid<N> {
         let is_same_walk = (0..self.walks.grid.lens().len())
             .all(|d| self.walks.each[i].stride(d) == self.walks.each[j].stride(d))
             && self.walks.each[i].offset() == self.walks.each[j].offset();
-        is_same_walk && a.data.data() == b.data.data() && a.data.dtype() == b.data.dtype()
+        is_same_walk && a.data.pointer() == b.data.pointer() && a.data.dtype() == b.data.dtype()
     }
 
     /// Refuses a tensor that is written where another lies, unless they are the very same rows. Which are read and which
@@ -71,5 +71,5 @@ pub(crate) fn check_disjoint(
 
 /// A parameter, or its gradient, as a kernel takes it.
 pub(crate) fn parameter(slice: Option<&Slice<'_>>) -> Argument {
-    slice.map_or(Argument::NONE, |slice| Argument::new(slice.data(), slice.dtype(), 0, 0))
+    slice.map_or(Argument::NONE, |slice| Argument::new(slice.pointer(), slice.dtype(), 0, 0))
 }

@@ -56,44 +56,63 @@ fn build(folder: &Path, name: &str) -> PathBuf {
     library
 }
 
-/// A tensor in device memory, and its type.
-pub(crate) fn upload(device: &Device, tensor: &Tensor) -> (Buffer, DType) {
-    let buffer = match tensor {
-        Tensor::F32(v) => device.upload(v),
-        Tensor::F64(v) => device.upload(v),
-        Tensor::F16(v) => device.upload(v),
-        Tensor::Bf16(v) => device.upload(v),
-    };
-    (buffer.expect("the emulation has memory"), dtype(tensor.dtype()))
+/// Runs an ignored test of this program in a process of its own, with these variables.
+pub(crate) fn in_a_process(test: &str, scenario: &str, variables: &[(&str, &str)]) {
+    let mut command = Command::new(std::env::current_exe().expect("the program has a path"));
+    command.args(["--exact", test, "--ignored"]).env("ISONORM_SCENARIO", scenario);
+    let output = command.envs(variables.iter().copied()).output().expect("the program starts");
+    assert!(output.status.success(), "{scenario}: {}", String::from_utf8_lossy(&output.stdout));
 }
 
-/// What a buffer holds, after all that was launched on `stream`.
-pub(crate) fn download(stream: &Stream<'_>, buffer: &Buffer, name: Name) -> Tensor {
-    let failed = "the emulation copies";
-    match name {
-        Name::F32 => Tensor::F32(buffer.read(stream).expect(failed)),
-        Name::F64 => Tensor::F64(buffer.read(stream).expect(failed)),
-        Name::F16 => Tensor::F16(buffer.read(stream).expect(failed)),
-        Name::Bf16 => Tensor::Bf16(buffer.read(stream).expect(failed)),
+/// A tensor in device memory.
+pub(crate) struct Memory {
+    buffer: Buffer,
+    name: Name,
+}
+
+impl Memory {
+    pub(crate) fn of(device: &Device, tensor: &Tensor) -> Self {
+        let buffer = match tensor {
+            Tensor::F32(v) => device.upload(v),
+            Tensor::F64(v) => device.upload(v),
+            Tensor::F16(v) => device.upload(v),
+            Tensor::Bf16(v) => device.upload(v),
+        };
+        Memory { buffer: buffer.expect("the emulation has memory"), name: tensor.dtype() }
     }
-}
 
-/// The elements of a buffer.
-pub(crate) fn slice(buffer: &Buffer, dtype: DType) -> Slice<'_> {
-    match dtype {
-        DType::F32 => buffer.slice::<f32>(),
-        DType::F64 => buffer.slice::<f64>(),
-        DType::F16 => buffer.slice::<f16>(),
-        DType::Bf16 => buffer.slice::<bf16>(),
+    /// Of `len` elements.
+    pub(crate) fn empty(device: &Device, name: Name, len: usize) -> Self {
+        let buffer = device.allocate(len * name.digits() / 2).expect("the emulation has memory");
+        Memory { buffer, name }
     }
-}
 
-/// The same, to be written.
-pub(crate) fn slice_mut(buffer: &mut Buffer, dtype: DType) -> SliceMut<'_> {
-    match dtype {
-        DType::F32 => buffer.slice_mut::<f32>(),
-        DType::F64 => buffer.slice_mut::<f64>(),
-        DType::F16 => buffer.slice_mut::<f16>(),
-        DType::Bf16 => buffer.slice_mut::<bf16>(),
+    /// What it holds after all that was launched on `stream`.
+    pub(crate) fn read(&self, stream: &Stream<'_>) -> Tensor {
+        let (buffer, failed) = (&self.buffer, "the emulation copies");
+        match self.name {
+            Name::F32 => Tensor::F32(buffer.read(stream).expect(failed)),
+            Name::F64 => Tensor::F64(buffer.read(stream).expect(failed)),
+            Name::F16 => Tensor::F16(buffer.read(stream).expect(failed)),
+            Name::Bf16 => Tensor::Bf16(buffer.read(stream).expect(failed)),
+        }
+    }
+
+    pub(crate) fn slice(&self) -> Slice<'_> {
+        match dtype(self.name) {
+            DType::F32 => self.buffer.slice::<f32>(),
+            DType::F64 => self.buffer.slice::<f64>(),
+            DType::F16 => self.buffer.slice::<f16>(),
+            DType::Bf16 => self.buffer.slice::<bf16>(),
+        }
+    }
+
+    pub(crate) fn slice_mut(&mut self) -> SliceMut<'_> {
+        match dtype(self.name) {
+            DType::F32 => self.buffer.slice_mut::<f32>(),
+            DType::F64 => self.buffer.slice_mut::<f64>(),
+            DType::F16 => self.buffer.slice_mut::<f16>(),
+            DType::Bf16 => self.buffer.slice_mut::<bf16>(),
+        }
     }
 }
