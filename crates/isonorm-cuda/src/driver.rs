@@ -102,6 +102,7 @@ driver! {
     load_library = "cuLibraryLoadData":
         fn(*mut RawLibrary, *const c_void, *mut c_int, *mut *mut c_void, c_uint, *mut c_int, *mut *mut c_void, c_uint);
     library_kernel = "cuLibraryGetKernel": fn(*mut RawKernel, RawLibrary, *const c_char);
+    kernel_function = "cuKernelGetFunction": fn(*mut *mut c_void, RawKernel);
     launch = "cuLaunchKernelEx": fn(*const LaunchConfig, RawKernel, *mut *mut c_void, *mut *mut c_void);
     exchange_capture_mode = "cuThreadExchangeStreamCaptureMode": fn(*mut c_int);
     allocate = "cuMemAlloc_v2": fn(*mut Address, usize);

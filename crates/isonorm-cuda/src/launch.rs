@@ -84,7 +84,8 @@ fn load(device: &Device, kernel: &Kernel, capability: i32) -> Result<Ready, Erro
     let code = code(kernel, capability)?;
     let (driver, name) = (device.driver(), CString::new(kernel.name()).unwrap_or_default());
     let (mut library, mut loaded, mut mode) = (null_mut(), null_mut(), RELAXED as c_int);
-    // Loading must not disturb a stream that another part of this thread's program is recording.
+    // Loading, which the driver puts off until a kernel's function is asked for, must not disturb a stream that is being
+    // recorded.
     cuda!(driver, exchange_capture_mode(&mut mode))?;
     let load = || {
         let none = null_mut();
@@ -92,7 +93,8 @@ fn load(device: &Device, kernel: &Kernel, capability: i32) -> Result<Ready, Erro
             driver,
             load_library(&mut library, code.as_ptr().cast(), none, null_mut(), 0, null_mut(), null_mut(), 0)
         )?;
-        cuda!(driver, library_kernel(&mut loaded, library, name.as_ptr()))
+        cuda!(driver, library_kernel(&mut loaded, library, name.as_ptr()))?;
+        cuda!(driver, kernel_function(&mut null_mut(), loaded))
     };
     let done = { load }();
     cuda!(driver, exchange_capture_mode(&mut mode))?;

@@ -1,5 +1,6 @@
 // The driver's interface over the emulation: two GPUs of compute capability 9.0 and 8.0, whose memory is the system's and
-// whose launches run before they return. ISONORM_EMULATED_GPUS is another number of them. Like the driver it refuses
+// whose launches run before they return. ISONORM_EMULATED_GPUS is another number of them; where ISONORM_EMULATED_LAUNCHES
+// is 0 nothing runs, which leaves the host's side to be timed. Like the driver it refuses
 // streams and code of another GPU than the current context's. An access right after an allocation ends the program.
 #include <cstdint>
 #include <cstdio>
@@ -40,6 +41,11 @@ std::map<std::uint64_t, std::pair<char*, std::size_t>> allocations;
 int gpus() {
     const char* count = std::getenv("ISONORM_EMULATED_GPUS");
     return count ? std::atoi(count) : 2;
+}
+
+bool runs() {
+    static const char* launches = std::getenv("ISONORM_EMULATED_LAUNCHES");
+    return !launches || std::atoi(launches) != 0;
 }
 
 Context* top() { return current.empty() ? nullptr : current.back(); }
@@ -128,6 +134,10 @@ int cuLibraryGetKernel(Kernel** kernel, void* library, const char* name) {
     *kernel = new Kernel{reinterpret_cast<decltype(Kernel::run)>(run), arch};
     return SUCCESS;
 }
+int cuKernelGetFunction(Kernel** function, Kernel* kernel) {
+    *function = kernel;
+    return top() ? SUCCESS : INVALID_CONTEXT;
+}
 int cuLaunchKernelEx(const Config* config, Kernel* kernel, void** arguments, void**) {
     if (!top()) return INVALID_CONTEXT;
     if (config->stream && config->stream->context != top()) return INVALID_HANDLE;
@@ -140,7 +150,7 @@ int cuLaunchKernelEx(const Config* config, Kernel* kernel, void** arguments, voi
         return INVALID_VALUE;
     }
     if (cluster > 1 && top()->device != 0) return INVALID_VALUE;
-    kernel->run(arguments[0], config->grid[0], config->block[0], cluster);
+    if (runs()) kernel->run(arguments[0], config->grid[0], config->block[0], cluster);
     return SUCCESS;
 }
 
