@@ -36,25 +36,34 @@ template <class S, class D> struct Upstream {
         each_vector(team, piece, len, [&](int k, int s, i64 at, int count) {
             if constexpr (Same<D, Any>::VALUE) {
                 typename S::C v[S::V];
-                load<Any, S::V>(dy, row + at, count, v);
+                load<Any, S::V, S::IS_WHOLE>(dy, row + at, count, v);
                 vectors[k][s] = Packed<Held, S::V>{};
                 vectors[k][s].narrow(v);
             } else {
-                vectors[k][s] = isonorm::read<D, S::V>(static_cast<const D*>(dy.data) + row + at, count);
+                vectors[k][s] = isonorm::read<D, S::V, S::IS_WHOLE>(static_cast<const D*>(dy.data) + row + at, count);
             }
         });
+    }
+
+    // As `Piece` does.
+    __device__ __forceinline__ void again(const Team<S>& team, i64 piece, const Tensor& dy, i64 row, i64 len) {
+        if constexpr (S::IS_LONG) {
+            read(team, piece, dy, row, len);
+        } else {
+            each_vector(team, piece, len, [&](int k, int s, i64, int) { vectors[k][s].hide(); });
+        }
     }
 };
 
 // g of V elements: dy times weight; recipe llama rounds it to x's type.
-template <class S, class P, class D>
+template <class Norm, class S, class P, class D>
 __device__ __forceinline__ void gradients(const Rows& rows, const Tensor& weight, const Upstream<S, D>& dy, int k, int s,
                                           i64 at, int count, typename S::C (&g)[S::V]) {
     load_weight<S, P>(rows, weight, at, count, g);
 #pragma unroll
     for (int e = 0; e < S::V; ++e) {
         g[e] = mul(dy.get(k, s, e), g[e]); // by 1 where there is no weight
-        if (rows.llama) g[e] = rounded<typename S::T>(g[e]);
+        if (Norm::IS_LLAMA) g[e] = rounded<typename S::T>(g[e]);
     }
 }
 
@@ -62,35 +71,34 @@ __device__ __forceinline__ void gradients(const Rows& rows, const Tensor& weight
 template <class Norm, class S, class P, class D, class O> __device__ __forceinline__ void backward(const Backward& args) {
     using C = typename S::C;
     using X = typename S::T;
-    __shared__ C buffers[2][MAX_WARPS][LANES];
-    Exchange<C> exchange(buffers);
+    __shared__ typename Exchange<S>::Buffers buffers;
+    Exchange<S> exchange(buffers);
     const Rows& rows = args.rows;
+    const i64 hidden = rows.hidden;
     const Team<S> team(rows.warps, rows.pieces);
     const Eps<C> eps{C(rows.eps), rows.eps_outside != 0};
     const C n = C(rows.measured);
     for (i64 first = i64(blockIdx.x) * rows.rows_per_block; first < rows.rows;
          first += i64(gridDim.x) * rows.rows_per_block) {
-        const i64 row = first + team.row;
-        const bool exists = row < rows.rows;
-        const i64 len = exists ? rows.hidden : 0;
-        const X* x_row = static_cast<const X*>(args.x.data) + (exists ? row_start(rows, args.x, row) : 0);
-        const i64 dy_row = exists ? row_start(rows, args.dy, row) : 0;
+        const i64 row = row_of(rows, first + team.row);
+        const X* x_row = static_cast<const X*>(args.x.data) + row_start(rows, args.x, row);
+        const i64 dy_row = row_start(rows, args.dy, row);
         Piece<S> x;
         Upstream<S, D> dy;
-        const auto read_both = [&](i64 piece) {
-            x.read(team, piece, x_row, len);
-            dy.read(team, piece, args.dy, dy_row, len);
-        };
-        if (!S::LONG) read_both(0);
+        if (!S::IS_LONG) {
+            x.read(team, 0, x_row, hidden);
+            dy.read(team, 0, args.dy, dy_row, hidden);
+        }
         const auto again = [&](i64 piece) {
-            if (S::LONG) read_both(piece);
+            x.again(team, piece, x_row, hidden);
+            dy.again(team, piece, args.dy, dy_row, hidden);
         };
         const auto element = [&](int k, int s, int e) { return x.get(k, s, e); };
         Stats<C> stats;
         if (args.known) {
-            stats = static_cast<const Stats<C>*>(args.known)[exists ? row : 0];
+            stats = static_cast<const Stats<C>*>(args.known)[row];
         } else {
-            stats = measure<Norm, S>(team, exchange, rows, exists ? rows.measured : 0, again, element);
+            stats = measure<Norm, S>(team, exchange, rows, measured<S>(rows), again, element);
         }
         C sums[2];
         i64 start = 0;
@@ -98,43 +106,41 @@ template <class Norm, class S, class P, class D, class O> __device__ __forceinli
             again(piece);
             start = team.at(piece);
         };
-        reduce<S, 2>(team, exchange, len, next, [&](int k, int s, int count, C(&lanes)[S::V][2]) {
+        reduce<S, 2>(team, exchange, hidden, next, [&](int k, int s, int count, C(&lanes)[S::V][2]) {
             C g[S::V];
-            gradients<S, P>(rows, args.weight, dy, k, s, start + team.offset(k, s), count, g);
+            gradients<Norm, S, P>(rows, args.weight, dy, k, s, start + team.offset(k, s), count, g);
             each_element<S::V>(count, [&](int e) {
                 if (Norm::CENTERED) lanes[e][0] = add(lanes[e][0], g[e]);
                 lanes[e][1] = fused(g[e], Norm::x_hat(x.get(k, s, e), stats), lanes[e][1]);
             });
         }, sums);
         const C c1 = divide(sums[0], n), c2 = eps.times_q(divide(sums[1], n), stats);
-        if (!exists) continue;
-        if (args.stats && team.owner == 0 && team.group == 0 && team.warp == 0) {
-            static_cast<Stats<C>*>(args.stats)[row] = stats;
-        }
+        if (row != first + team.row) continue;
+        if (args.stats && team.is_first()) static_cast<Stats<C>*>(args.stats)[row] = stats;
         const i64 dx_row = row_start(rows, args.dx, row);
         const i64 dr_row = row_start(rows, args.dr, row), dresidual_row = row_start(rows, args.dresidual, row);
-        for (i64 piece = 0; piece < team.pieces; ++piece) {
+        team.each_piece(hidden, [&](i64 piece) {
             again(piece);
-            each_vector(team, piece, len, [&](int k, int s, i64 at, int count) {
+            each_vector(team, piece, hidden, [&](int k, int s, i64 at, int count) {
                 C g[S::V];
-                gradients<S, P>(rows, args.weight, dy, k, s, at, count, g);
+                gradients<Norm, S, P>(rows, args.weight, dy, k, s, at, count, g);
 #pragma unroll
                 for (int e = 0; e < S::V; ++e) {
                     C d = Norm::CENTERED ? sub(g[e], c1) : g[e];
                     // pRMSNorm: what is not measured has no part in c2.
-                    if (at + e < rows.measured) d = fused(-Norm::x_hat(x.get(k, s, e), stats), c2, d);
+                    if (at + e < measured<S>(rows)) d = fused(-Norm::x_hat(x.get(k, s, e), stats), c2, d);
                     g[e] = rounded<X>(mul(mul(d, stats.inv), stats.scale));
                 }
                 if (args.dresidual.dtype != NONE) {
                     C other[S::V];
-                    load<O, S::V>(args.dresidual, dresidual_row + at, count, other);
+                    load<O, S::V, S::IS_WHOLE>(args.dresidual, dresidual_row + at, count, other);
 #pragma unroll
                     for (int e = 0; e < S::V; ++e) g[e] = rounded<X>(add(g[e], other[e]));
                 }
-                store<O, S::V>(args.dx, dx_row + at, count, g);
-                if (args.dr.dtype != NONE) store<O, S::V>(args.dr, dr_row + at, count, g);
+                store<O, S::V, S::IS_WHOLE>(args.dx, dx_row + at, count, g);
+                if (args.dr.dtype != NONE) store<O, S::V, S::IS_WHOLE>(args.dr, dr_row + at, count, g);
             });
-        }
+        });
     }
 }
 

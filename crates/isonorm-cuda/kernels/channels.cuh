@@ -27,14 +27,18 @@ struct Channels {
     template <class C> __device__ Eps<C> rounded_eps() const { return Eps<C>{C(eps), eps_outside != 0}; }
 };
 
+// Warps of a block, at most.
+constexpr int BLOCK_WARPS = 8;
+
 constexpr int SAMPLES = WARP * BATCH_LEAF;
+// A tree has 2^DEPTH leaves at most.
+constexpr int DEPTH = 32;
 
-// Two scalars of each sample: of leaf l of a node, in a row of its own, which begins in a bank of its own.
-template <class C> using Scalars = C[2][WARP][BATCH_LEAF + 1];
+// Scalars of samples: leaves of the tree over them, each in a row of its own, which begins in a bank of its own.
+template <class C, int LEAVES> using Scalars = C[LEAVES][BATCH_LEAF + 1];
 
-// The node of the first `count` samples: every warp sums it, a leaf a thread. Absent leaves are -0 as in `node`.
-template <class C, int LEAVES>
-__device__ __forceinline__ C batch_node(const C (&scalars)[LEAVES][BATCH_LEAF + 1], int count) {
+// The node of the first `count` samples: a warp sums it, a leaf a thread. Absent leaves are -0 as in `node`.
+template <class C, int LEAVES> __device__ __forceinline__ C batch_node(const Scalars<C, LEAVES>& scalars, int count) {
     const int leaf = int(threadIdx.x) % WARP;
     const int rest = count - leaf * BATCH_LEAF;
     C sum = rest > 0 ? C(0) : -C(0);
@@ -47,54 +51,82 @@ __device__ __forceinline__ C batch_node(const C (&scalars)[LEAVES][BATCH_LEAF + 
     return sum;
 }
 
+// The counter of order.cuh for trees of any size: where a node is put depends on the count. For what is done rarely.
+template <class C, int N> struct Nodes {
+    C nodes[DEPTH][N];
+    i64 count = 0;
+
+    __device__ void push(const C (&leaf)[N]) {
+        C node[N];
+        for (int j = 0; j < N; ++j) node[j] = leaf[j];
+        int level = 0;
+        for (; count >> level & 1; ++level) {
+            for (int j = 0; j < N; ++j) node[j] = add(nodes[level][j], node[j]);
+        }
+        for (int j = 0; j < N; ++j) nodes[level][j] = node[j];
+        ++count;
+    }
+    __device__ void finish(C (&node)[N]) const {
+        for (int j = 0; j < N; ++j) node[j] = -C(0);
+        for (int level = 0; count >> level != 0; ++level) {
+            for (int j = 0; j < N && (count >> level & 1); ++j) node[j] = add(nodes[level][j], node[j]);
+        }
+    }
+};
+
+// What the threads of a channel's block share.
+template <class S> struct ChannelMemory {
+    typename Exchange<S>::Buffers buffers;
+    Scalars<typename S::C, WARP> scalars[2];
+    typename S::C largest[BLOCK_WARPS];
+};
+
 // A block's work on one channel.
 template <class S> struct Channel {
     using C = typename S::C;
     const Channels& channels;
     Team<S> team;
-    Exchange<C>& exchange;
-    Scalars<C>& scalars;
+    Exchange<S>& exchange;
+    ChannelMemory<S>& memory;
     i64 number;
 
-    __device__ Channel(const Channels& channels, Exchange<C>& exchange, Scalars<C>& scalars)
-        : channels(channels), team(channels.warps, channels.pieces), exchange(exchange), scalars(scalars), number(0) {}
+    __device__ Channel(const Channels& channels, Exchange<S>& exchange, ChannelMemory<S>& memory)
+        : channels(channels), team(channels.warps, channels.pieces), exchange(exchange), memory(memory), number(0) {}
 
     // Teams of the block.
-    __device__ int teams() const { return channels.warps > 1 ? 1 : int(blockDim.x) / S::TEAM; }
+    __device__ int teams() const { return S::WARPS > 1 ? 1 : int(blockDim.x) / S::TEAM; }
 
     // A piece of a sample's plane.
     template <class E>
-    __device__ __forceinline__ void read(PlanePiece<S, E>& to, i64 sample, i64 piece, i64 len, const Planes& from) const {
-        const i64 start = (len > 0 ? sample * from.sample : 0) + number * from.channel;
-        to.read(team, piece, len, from, start);
+    __device__ __forceinline__ void read(PlanePiece<S, E>& to, i64 sample, i64 piece, const Planes& from) const {
+        to.read(team, piece, channels.spatial, from, sample * from.sample + number * from.channel);
     }
 
-    // Calls `visit(n, len)` for the planes of the thread's team among those of `count` samples. `len` is 0 for one that is
-    // not there: all teams take part as often.
+    // Calls `visit(n, is_own)` for the planes of the thread's team among those of `count` samples. A team without one goes
+    // along with another's: all come as often.
     template <class Visit> __device__ __forceinline__ void each_plane(i64 count, const Visit& visit) const {
 #pragma unroll 1
         for (i64 i = 0; i < count; i += teams()) {
             const i64 n = i + team.row;
-            visit(n, n < count ? channels.spatial : 0);
+            visit(n < count ? n : count - 1, n < count);
         }
     }
 
-    // N sums. `load(sample, piece, len)` brings a piece of a plane, `step` is as in `reduce`.
+    // N sums. `load(sample, piece)` brings a piece of a plane, `step` is as in `reduce`.
     template <int N, class Load, class Step>
     __device__ __forceinline__ void sums(const Load& load, const Step& step, C (&totals)[N]) const {
-        Counter<C, N> nodes;
+        Nodes<C, N> nodes;
         for (i64 first = 0; first < channels.samples; first += SAMPLES) {
             const int count = first + SAMPLES < channels.samples ? SAMPLES : int(channels.samples - first);
-            each_plane(count, [&](i64 place, i64 len) {
-                const auto piece_of = [&](i64 piece) { load(first + place, piece, len); };
-                reduce<S>(team, exchange, len, piece_of, step, totals);
-                if (len > 0 && team.owner == 0 && team.group == 0 && team.warp == 0) {
-                    for (int j = 0; j < N; ++j) scalars[j][place / BATCH_LEAF][place % BATCH_LEAF] = totals[j];
-                }
+            each_plane(count, [&](i64 place, bool is_own) {
+                const auto piece_of = [&](i64 piece) { load(first + place, piece); };
+                reduce<S>(team, exchange, channels.spatial, piece_of, step, totals);
+                if (!is_own || !team.is_first()) return;
+                for (int j = 0; j < N; ++j) memory.scalars[j][place / BATCH_LEAF][place % BATCH_LEAF] = totals[j];
             });
             __syncthreads();
 #pragma unroll
-            for (int j = 0; j < N; ++j) totals[j] = batch_node(scalars[j], count);
+            for (int j = 0; j < N; ++j) totals[j] = batch_node(memory.scalars[j], count);
             nodes.push(totals);
             __syncthreads();
         }
@@ -105,9 +137,12 @@ template <class S> struct Channel {
     // The largest magnitude of all threads of the block, each of which brings its own.
     __device__ C largest(C own) const {
 #pragma unroll
-        for (int distance = 1; distance < WARP; distance *= 2) own = larger(own, __shfl_xor_sync(ALL, own, distance));
-        const C(*all)[LANES] = exchange.share(int(threadIdx.x) / WARP, own);
-        for (int w = 0; w < int(blockDim.x) / WARP; ++w) own = larger(own, all[w][0]);
+        for (int distance = 1; distance < WARP; distance *= 2) {
+            own = Larger::of(own, __shfl_xor_sync(ALL, own, distance));
+        }
+        memory.largest[threadIdx.x / WARP] = own;
+        __syncthreads();
+        for (int w = 0; w < int(blockDim.x) / WARP; ++w) own = Larger::of(own, memory.largest[w]);
         return own;
     }
 };

@@ -1,5 +1,7 @@
-// Conversions that the language has no built-in for, as single instructions of sm_80 and later. They round to nearest
-// even, keep subnormals and turn NaN into a quiet NaN. This is the one file that the emulation on a CPU replaces.
+// What the language has no built-in for. This is the one file that the emulation on a CPU replaces.
+//
+// Conversions are single instructions of sm_80 and later. They round to nearest even, keep subnormals and turn NaN into a
+// quiet NaN.
 #pragma once
 
 namespace isonorm {
@@ -34,5 +36,8 @@ __device__ __forceinline__ unsigned narrow_pair_bf16(float low, float high) {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
     return bits;
 }
+
+// Hides from the compiler what a register holds: it cannot keep what it once computed from it, and computes it again.
+__device__ __forceinline__ void hide(unsigned& word) { asm volatile("" : "+r"(word)); }
 
 } // namespace isonorm

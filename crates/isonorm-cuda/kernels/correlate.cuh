@@ -42,20 +42,19 @@ __device__ __forceinline__ i64 set_of(const Correlate& args, i64 sample, i64 cha
 template <class S, class D> __device__ __forceinline__ void correlate(const Correlate& args) {
     using C = typename S::C;
     const Channels& channels = args.channels;
-    __shared__ C buffers[2][MAX_WARPS][LANES];
-    __shared__ Scalars<C> scalars;
-    Exchange<C> exchange(buffers);
-    Channel<S> channel(channels, exchange, scalars);
+    __shared__ ChannelMemory<S> memory;
+    Exchange<S> exchange(memory.buffers);
+    Channel<S> channel(channels, exchange, memory);
     const Stats<C>* table = static_cast<const Stats<C>*>(args.stats);
     for (i64 c = blockIdx.x; c < channels.channels; c += gridDim.x) {
         channel.number = c;
         PlanePiece<S, typename S::T> x;
         PlanePiece<S, D> dy;
         Stats<C> stats;
-        const auto load = [&](i64 sample, i64 piece, i64 len) {
-            stats = table[set_of(args, len > 0 ? sample : 0, c)];
-            channel.read(x, sample, piece, len, args.x);
-            channel.read(dy, sample, piece, len, args.dy);
+        const auto load = [&](i64 sample, i64 piece) {
+            stats = table[set_of(args, sample, c)];
+            channel.read(x, sample, piece, args.x);
+            channel.read(dy, sample, piece, args.dy);
         };
         C sums[2]; // dbias, dweight
         channel.sums(load, [&](int k, int s, int count, C(&lanes)[S::V][2]) {

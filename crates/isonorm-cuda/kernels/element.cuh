@@ -102,6 +102,11 @@ template <class E, int V> struct Packed {
         }
     }
 
+    __device__ __forceinline__ void hide() {
+#pragma unroll
+        for (int w = 0; w < WORDS; ++w) isonorm::hide(words[w]);
+    }
+
     // Each value rounded once.
     template <class C> __device__ __forceinline__ void narrow(const C (&v)[V]) {
         if constexpr (sizeof(E) == 2) {

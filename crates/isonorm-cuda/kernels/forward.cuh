@@ -15,23 +15,24 @@ struct Forward {
     void* stats; // of each row mean, delta, var, inv, scale; or null
 };
 
-// r = x + residual: of the thread's piece, rounded to r's type and kept.
+// r = x + residual: of the thread's piece, rounded to r's type and kept. Written too, by the row's own team: r may be the
+// residual.
 template <class S, class Z>
-__device__ __forceinline__ void add_residual(const Team<S>& team, i64 piece, const Forward& args, i64 row, i64 len,
+__device__ __forceinline__ void add_residual(const Team<S>& team, i64 piece, const Forward& args, i64 row, bool is_own,
                                              Piece<S>& r) {
     using C = typename S::C;
     const i64 x_row = row_start(args.rows, args.x, row), residual_row = row_start(args.rows, args.residual, row);
     typename S::T* kept = static_cast<typename S::T*>(args.r.data) + row_start(args.rows, args.r, row);
-    each_vector(team, piece, len, [&](int k, int s, i64 at, int count) {
+    each_vector(team, piece, args.rows.hidden, [&](int k, int s, i64 at, int count) {
         C x[S::V], residual[S::V];
-        load<Z, S::V>(args.x, x_row + at, count, x);
-        load<Z, S::V>(args.residual, residual_row + at, count, residual);
+        load<Z, S::V, S::IS_WHOLE>(args.x, x_row + at, count, x);
+        load<Z, S::V, S::IS_WHOLE>(args.residual, residual_row + at, count, residual);
 #pragma unroll
         for (int e = 0; e < S::V; ++e) x[e] = add(x[e], residual[e]);
 #pragma unroll
         for (int w = 0; w < Packed<typename S::T, S::V>::WORDS; ++w) r.vectors[k][s].words[w] = 0;
         r.vectors[k][s].narrow(x);
-        write<typename S::T, S::V>(kept + at, count, x);
+        if (is_own) write<typename S::T, S::V, S::IS_WHOLE>(kept + at, count, x);
     });
 }
 
@@ -41,41 +42,38 @@ template <class Norm, class S, class P, class Y, class Z> __device__ __forceinli
     using C = typename S::C;
     using X = typename S::T;
     constexpr bool IS_SUM = !Same<Z, void>::VALUE;
-    __shared__ C buffers[2][MAX_WARPS][LANES];
-    Exchange<C> exchange(buffers);
+    __shared__ typename Exchange<S>::Buffers buffers;
+    Exchange<S> exchange(buffers);
     const Rows& rows = args.rows;
+    const i64 hidden = rows.hidden;
     const Team<S> team(rows.warps, rows.pieces);
     for (i64 first = i64(blockIdx.x) * rows.rows_per_block; first < rows.rows;
          first += i64(gridDim.x) * rows.rows_per_block) {
-        const i64 row = first + team.row;
-        const bool exists = row < rows.rows;
-        const i64 len = exists ? rows.hidden : 0;
+        const i64 row = row_of(rows, first + team.row);
+        const bool is_own = row == first + team.row;
         const Tensor& input = IS_SUM ? args.r : args.x;
-        const X* from = static_cast<const X*>(input.data) + (exists ? row_start(rows, input, row) : 0);
+        const X* from = static_cast<const X*>(input.data) + row_start(rows, input, row);
         Piece<S> x;
         if constexpr (IS_SUM) {
-            for (i64 piece = 0; piece < team.pieces; ++piece) add_residual<S, Z>(team, piece, args, row, len, x);
-        } else if (!S::LONG) {
-            x.read(team, 0, from, len);
+            team.each_piece(hidden, [&](i64 piece) { add_residual<S, Z>(team, piece, args, row, is_own, x); });
+        } else if (!S::IS_LONG) {
+            x.read(team, 0, from, hidden);
         }
         const auto again = [&](i64 piece) {
-            if (S::LONG) x.read(team, piece, from, len);
+            x.again(team, piece, from, hidden);
         };
-        const i64 measured = exists ? rows.measured : 0;
         const auto element = [&](int k, int s, int e) { return x.get(k, s, e); };
-        const Stats<C> stats = measure<Norm, S>(team, exchange, rows, measured, again, element);
-        if (!exists) continue;
-        if (args.stats && team.owner == 0 && team.group == 0 && team.warp == 0) {
-            static_cast<Stats<C>*>(args.stats)[row] = stats;
-        }
+        const Stats<C> stats = measure<Norm, S>(team, exchange, rows, measured<S>(rows), again, element);
+        if (!is_own) continue;
+        if (args.stats && team.is_first()) static_cast<Stats<C>*>(args.stats)[row] = stats;
         const i64 y_row = row_start(rows, args.y, row);
-        for (i64 piece = 0; piece < team.pieces; ++piece) {
+        team.each_piece(hidden, [&](i64 piece) {
             again(piece);
-            each_vector(team, piece, len, [&](int k, int s, i64 at, int count) {
+            each_vector(team, piece, hidden, [&](int k, int s, i64 at, int count) {
                 C w[S::V], b[S::V];
                 load_weight<S, P>(rows, args.weight, at, count, w);
                 if (args.bias.dtype != NONE) {
-                    load<P, S::V>(args.bias, at, count, b);
+                    load<P, S::V, S::IS_WHOLE>(args.bias, at, count, b);
                 } else {
 #pragma unroll
                     for (int e = 0; e < S::V; ++e) b[e] = -C(0); // as if it were not added
@@ -83,12 +81,12 @@ template <class Norm, class S, class P, class Y, class Z> __device__ __forceinli
 #pragma unroll
                 for (int e = 0; e < S::V; ++e) {
                     C x_hat = Norm::x_hat(x.get(k, s, e), stats);
-                    if (rows.llama) x_hat = rounded<X>(x_hat);
+                    if (Norm::IS_LLAMA) x_hat = rounded<X>(x_hat);
                     w[e] = fused(x_hat, w[e], b[e]);
                 }
-                store<Y, S::V>(args.y, y_row + at, count, w);
+                store<Y, S::V, S::IS_WHOLE>(args.y, y_row + at, count, w);
             });
-        }
+        });
     }
 }
 

@@ -7,10 +7,11 @@ namespace isonorm {
 
 struct LayerNorm {
     static constexpr bool CENTERED = true;
+    static constexpr bool IS_LLAMA = false;
 
     // mean, delta and var; whether the sums stayed in range.
     template <class S, class Load, class X>
-    __device__ static __forceinline__ bool sums(const Team<S>& team, Exchange<typename S::C>& exchange, i64 len,
+    __device__ static __forceinline__ bool sums(const Team<S>& team, Exchange<S>& exchange, i64 len,
                                                 typename S::C count, const Load& load, const X& x,
                                                 Stats<typename S::C>& stats) {
         const auto sum = [&](const auto& step, auto& totals) { reduce<S>(team, exchange, len, load, step, totals); };

@@ -14,15 +14,29 @@ struct Tensor {
     int dtype;
 };
 
+// Accesses of 16, 8 and 4 bytes, to and from registers.
 template <int BYTES> struct Access;
 template <> struct Access<16> {
-    using type = uint4;
+    static __device__ void load(const void* from, unsigned* words) {
+        const uint4 all = *static_cast<const uint4*>(from);
+        words[0] = all.x, words[1] = all.y, words[2] = all.z, words[3] = all.w;
+    }
+    static __device__ void store(void* to, const unsigned* words) {
+        *static_cast<uint4*>(to) = uint4{words[0], words[1], words[2], words[3]};
+    }
 };
 template <> struct Access<8> {
-    using type = uint2;
+    static __device__ void load(const void* from, unsigned* words) {
+        const uint2 all = *static_cast<const uint2*>(from);
+        words[0] = all.x, words[1] = all.y;
+    }
+    static __device__ void store(void* to, const unsigned* words) {
+        *static_cast<uint2*>(to) = uint2{words[0], words[1]};
+    }
 };
 template <> struct Access<4> {
-    using type = unsigned;
+    static __device__ void load(const void* from, unsigned* words) { words[0] = *static_cast<const unsigned*>(from); }
+    static __device__ void store(void* to, const unsigned* words) { *static_cast<unsigned*>(to) = words[0]; }
 };
 
 // Whether V elements of E at `at` can be had in the largest accesses.
@@ -32,16 +46,15 @@ template <class E, int V> __device__ __forceinline__ bool is_aligned(const E* at
     return reinterpret_cast<unsigned long long>(at) % ACCESS == 0;
 }
 
-// The first `count` of V elements; the others are +0.
-template <class E, int V> __device__ __forceinline__ Packed<E, V> read(const E* from, int count) {
+// The first `count` of V elements; the others are +0. IS_WHOLE: it is known that all exist and are aligned.
+template <class E, int V, bool IS_WHOLE = false>
+__device__ __forceinline__ Packed<E, V> read(const E* from, int count) {
     Packed<E, V> packed;
-    if (count == V && is_aligned<E, V>(from)) {
+    if (IS_WHOLE || (count == V && is_aligned<E, V>(from))) {
         constexpr int ACCESS = Packed<E, V>::BYTES < 16 ? Packed<E, V>::BYTES : 16;
-        using Word = typename Access<ACCESS>::type;
 #pragma unroll
-        for (int i = 0; i < Packed<E, V>::BYTES / ACCESS; ++i) {
-            const Word word = reinterpret_cast<const Word*>(from)[i];
-            memcpy(packed.words + i * ACCESS / 4, &word, ACCESS);
+        for (int i = 0; i < Packed<E, V>::BYTES; i += ACCESS) {
+            Access<ACCESS>::load(reinterpret_cast<const char*>(from) + i, packed.words + i / 4);
         }
     } else {
 #pragma unroll
@@ -55,17 +68,15 @@ template <class E, int V> __device__ __forceinline__ Packed<E, V> read(const E* 
 }
 
 // The first `count` of V elements.
-template <class E, int V, class C> __device__ __forceinline__ void write(E* to, int count, const C (&v)[V]) {
-    if (count == V && is_aligned<E, V>(to)) {
+template <class E, int V, bool IS_WHOLE = false, class C>
+__device__ __forceinline__ void write(E* to, int count, const C (&v)[V]) {
+    if (IS_WHOLE || (count == V && is_aligned<E, V>(to))) {
         Packed<E, V> packed;
         packed.narrow(v);
         constexpr int ACCESS = Packed<E, V>::BYTES < 16 ? Packed<E, V>::BYTES : 16;
-        using Word = typename Access<ACCESS>::type;
 #pragma unroll
-        for (int i = 0; i < Packed<E, V>::BYTES / ACCESS; ++i) {
-            Word word;
-            memcpy(&word, packed.words + i * ACCESS / 4, ACCESS);
-            reinterpret_cast<Word*>(to)[i] = word;
+        for (int i = 0; i < Packed<E, V>::BYTES; i += ACCESS) {
+            Access<ACCESS>::store(reinterpret_cast<char*>(to) + i, packed.words + i / 4);
         }
     } else {
 #pragma unroll
@@ -110,26 +121,26 @@ __device__ __forceinline__ void write_any(void* data, int dtype, i64 at, double 
 }
 
 // Values of a tensor of storage type E, from element `at` on, widened to C; those from `count` on are +0.
-template <class E, int V, class C>
+template <class E, int V, bool IS_WHOLE = false, class C>
 __device__ __forceinline__ void load(const Tensor& tensor, i64 at, int count, C (&v)[V]) {
     if constexpr (Same<E, Any>::VALUE) {
         for (int e = 0; e < V; ++e) v[e] = e < count ? read_any<C>(tensor.data, tensor.dtype, at + e) : C(0);
     } else {
-        const Packed<E, V> packed = read<E, V>(static_cast<const E*>(tensor.data) + at, count);
+        const Packed<E, V> packed = read<E, V, IS_WHOLE>(static_cast<const E*>(tensor.data) + at, count);
 #pragma unroll
         for (int e = 0; e < V; ++e) v[e] = C(packed.get(e));
     }
 }
 
 // The other way, each value rounded once.
-template <class E, int V, class C>
+template <class E, int V, bool IS_WHOLE = false, class C>
 __device__ __forceinline__ void store(const Tensor& tensor, i64 at, int count, const C (&v)[V]) {
     if constexpr (Same<E, Any>::VALUE) {
         for (int e = 0; e < V; ++e) {
             if (e < count) write_any(tensor.data, tensor.dtype, at + e, v[e]);
         }
     } else {
-        write<E, V>(static_cast<E*>(tensor.data) + at, count, v);
+        write<E, V, IS_WHOLE>(static_cast<E*>(tensor.data) + at, count, v);
     }
 }
 

@@ -32,16 +32,17 @@ __device__ __forceinline__ typename S::C largest(const Channel<S>& channel, cons
     using C = typename S::C;
     PlanePiece<S, typename S::T> x;
     C max = C(0);
-    channel.each_plane(channel.channels.samples, [&](i64 sample, i64 len) {
-        for (i64 piece = 0; piece < channel.team.pieces; ++piece) {
-            channel.read(x, sample, piece, len, from);
-            each_vector(channel.team, piece, len, [&](int k, int s, i64, int count) {
+    const i64 spatial = channel.channels.spatial;
+    channel.each_plane(channel.channels.samples, [&](i64 sample, bool) {
+        channel.team.each_piece(spatial, [&](i64 piece) {
+            channel.read(x, sample, piece, from);
+            each_vector(channel.team, piece, spatial, [&](int k, int s, i64, int count) {
                 each_element<S::V>(count, [&](int e) {
                     const C value = x.get(k, s, e);
-                    max = larger(max, value < C(0) ? -value : value);
+                    max = Larger::of(max, value < C(0) ? -value : value);
                 });
             });
-        }
+        });
     });
     return channel.largest(max);
 }
@@ -51,7 +52,7 @@ __device__ __forceinline__ Stats<typename S::C> measure(const Channel<S>& channe
     using C = typename S::C;
     const Eps<C> eps = channel.channels.template rounded_eps<C>();
     PlanePiece<S, typename S::T> x;
-    const auto load = [&](i64 sample, i64 piece, i64 len) { channel.read(x, sample, piece, len, from); };
+    const auto load = [&](i64 sample, i64 piece) { channel.read(x, sample, piece, from); };
     const auto sum = [&](const auto& step, auto& totals) { channel.sums(load, step, totals); };
     Stats<C> stats{};
     stats.scale = C(1);
@@ -69,10 +70,9 @@ __device__ __forceinline__ Stats<typename S::C> measure(const Channel<S>& channe
 template <class S> __device__ __forceinline__ void moments(const Moments& args) {
     using C = typename S::C;
     const Channels& channels = args.channels;
-    __shared__ C buffers[2][MAX_WARPS][LANES];
-    __shared__ Scalars<C> scalars;
-    Exchange<C> exchange(buffers);
-    Channel<S> channel(channels, exchange, scalars);
+    __shared__ ChannelMemory<S> memory;
+    Exchange<S> exchange(memory.buffers);
+    Channel<S> channel(channels, exchange, memory);
     for (i64 c = blockIdx.x; c < channels.channels; c += gridDim.x) {
         channel.number = c;
         const Stats<C> stats = measure(channel, args.x);

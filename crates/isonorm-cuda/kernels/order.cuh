@@ -1,5 +1,5 @@
-// The order of every sum along a row, on a GPU: the second and last copy of order.rs, which gives LANES and LEAF
-// (-D, with MAX_WARPS, the warps of a row). `spec/order.md` is its prose.
+// The order of every sum along a row, on a GPU: the second and last copy of order.rs, which gives LANES and LEAF (-D).
+// `spec/order.md` is its prose.
 //
 //     for each leaf of 128 elements:
 //         32 lanes start at +0; lane l takes elements l, l + 32, l + 64, l + 96 of the leaf, those that exist
@@ -21,22 +21,24 @@ namespace isonorm {
 constexpr int STEPS = LEAF / LANES;
 constexpr int WARP = 32;
 constexpr unsigned ALL = 0xFFFFFFFFu;
-// A tree has 2^DEPTH leaves at most, or pieces, or whatever is counted.
-constexpr int DEPTH = 32;
 
-// The shape of a thread's work. LONG: rows of several pieces, which are not kept in registers.
-template <class X, int NODE_, int GROUPS_, bool LONG_> struct Shape {
+// The shape of a thread's work. WARPS: those of a row, rounded up to a power of two. IS_LONG: rows of several pieces,
+// which are not kept in registers. IS_WHOLE: whatever a thread owns exists, and is aligned to 16 bytes in all tensors.
+template <class X, int NODE_, int GROUPS_, int WARPS_, bool IS_LONG_, bool IS_WHOLE_> struct Shape {
     using T = X;
     using C = Compute<X>;
     static constexpr int V = 16 / int(sizeof(X));
     static constexpr int OWNERS = LANES / V;
     static constexpr int NODE = NODE_;
     static constexpr int GROUPS = GROUPS_;
-    static constexpr bool LONG = LONG_;
+    static constexpr int WARPS = WARPS_;
+    static constexpr bool IS_LONG = IS_LONG_;
+    static constexpr bool IS_WHOLE = IS_WHOLE_;
     // Threads of a warp that share a row, and lanes that are left to each when its groups' nodes are summed.
     static constexpr int TEAM = OWNERS * GROUPS;
     static constexpr int LEFT = V / GROUPS;
     static_assert(TEAM <= WARP && WARP / OWNERS == V, "groups of a warp");
+    static_assert(LEFT == 1 || (WARPS == 1 && !IS_LONG), "rows of several warps or pieces take whole warps");
 };
 
 // Where a thread stands.
@@ -52,9 +54,12 @@ template <class S> struct Team {
         const int member = int(threadIdx.x) % S::TEAM;
         owner = member % S::OWNERS;
         group = member / S::OWNERS;
-        warp = warps > 1 ? int(threadIdx.x) / WARP : 0;
-        row = warps > 1 ? 0 : int(threadIdx.x) / S::TEAM;
+        warp = S::WARPS > 1 ? int(threadIdx.x) / WARP : 0;
+        row = S::WARPS > 1 ? 0 : int(threadIdx.x) / S::TEAM;
     }
+
+    // Whether it is the thread that speaks for the row.
+    __device__ bool is_first() const { return owner == 0 && group == 0 && warp == 0; }
 
     // The first leaf of a warp's piece, and the thread's own there.
     __device__ i64 piece_leaf(i64 piece) const { return (warp * pieces + piece) * (S::GROUPS * S::NODE); }
@@ -69,39 +74,81 @@ template <class S> struct Team {
         const i64 rest = len - at(piece);
         return rest > S::NODE * LEAF ? S::NODE * LEAF : (rest < -LEAF ? -LEAF : int(rest));
     }
+    // How many elements of the thread's vector there exist.
+    __device__ int count(int rest, int k, int s) const {
+        const int from_there = rest - offset(k, s);
+        return S::IS_WHOLE || from_there >= S::V ? S::V : (from_there > 0 ? from_there : 0);
+    }
     // Whether the row reaches into the thread's leaf k, whoever owns the elements.
-    __device__ bool has_leaf(int rest, int k) const { return rest + owner * S::V > k * LEAF; }
+    __device__ bool has_leaf(int rest, int k) const { return S::IS_WHOLE || rest + owner * S::V > k * LEAF; }
+
+    // Calls `visit(piece)` for the warp's pieces of a row of `len`.
+    template <class Visit> __device__ __forceinline__ void each_piece(i64 len, const Visit& visit) const {
+        if constexpr (S::IS_LONG) {
+#pragma unroll 1
+            for (i64 piece = 0; piece < pieces && piece_leaf(piece) * LEAF < len; ++piece) visit(piece);
+        } else {
+            visit(0);
+        }
+    }
 };
 
-// How many of a vector's elements exist where `rest` do from its first one on.
-template <int V> __device__ __forceinline__ int count_of(int rest) { return rest >= V ? V : (rest > 0 ? rest : 0); }
+struct Add {
+    template <class C> __device__ static C of(C a, C b) { return add(a, b); }
+};
+
+// The larger magnitude; NaN where one is.
+struct Larger {
+    template <class C> __device__ static C of(C a, C b) { return b > a || b != b ? b : a; }
+};
+
+// The tree over `COUNT` nodes.
+template <class Operation, int COUNT, class C> __device__ __forceinline__ C tree(const C (&nodes)[COUNT]) {
+    C sums[COUNT];
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) sums[i] = nodes[i];
+#pragma unroll
+    for (int width = 1; width < COUNT; width *= 2) {
+#pragma unroll
+        for (int i = 0; i + width < COUNT; i += 2 * width) sums[i] = Operation::of(sums[i], sums[i + width]);
+    }
+    return sums[0];
+}
 
 // Where the warps of a row meet. Two buffers, so that one barrier is enough: who writes the first again has passed the
 // barrier of the second, after everyone read the first.
-template <class C> struct Exchange {
-    C (*buffers)[MAX_WARPS][LANES];
+template <class S> struct Exchange {
+    using C = typename S::C;
+    static constexpr int SUMS = 2;
+    struct Buffers {
+        C nodes[2][SUMS][S::WARPS][LANES];
+    };
+    Buffers& buffers;
     int turn = 0;
 
-    __device__ explicit Exchange(C (*buffers)[MAX_WARPS][LANES]) : buffers(buffers) {}
+    __device__ explicit Exchange(Buffers& buffers) : buffers(buffers) {}
 
-    // Each thread's value to all warps: [warp][thread].
-    __device__ C (*share(int warp, C value))[LANES] {
-        C(*buffer)[LANES] = buffers[turn];
-        turn ^= 1;
-        buffer[warp][int(threadIdx.x) % WARP] = value;
-        __syncthreads();
-        return buffer;
+    // The row's nodes from those of its warps, N at once.
+    template <class Operation, int N>
+    __device__ __forceinline__ void combine(const Team<S>& team, C (&values)[N]) {
+        static_assert(N <= SUMS, "room in the buffers");
+        if constexpr (S::WARPS > 1) {
+            const int thread = int(threadIdx.x) % WARP;
+            C(*nodes)[S::WARPS][LANES] = buffers.nodes[turn];
+            turn ^= 1;
+#pragma unroll
+            for (int j = 0; j < N; ++j) nodes[j][team.warp][thread] = values[j];
+            __syncthreads();
+#pragma unroll
+            for (int j = 0; j < N; ++j) {
+                C of_warps[S::WARPS];
+#pragma unroll
+                for (int w = 0; w < S::WARPS; ++w) of_warps[w] = w < team.warps ? nodes[j][w][thread] : -C(0);
+                values[j] = tree<Operation>(of_warps);
+            }
+        }
     }
 };
-
-// The tree over `COUNT` nodes side by side.
-template <int COUNT, class C> __device__ __forceinline__ C tree(const C* nodes) {
-    if constexpr (COUNT == 1) {
-        return nodes[0];
-    } else {
-        return add(tree<COUNT / 2>(nodes), tree<COUNT / 2>(nodes + COUNT / 2));
-    }
-}
 
 // The node of the thread's leaves k .. k + COUNT - 1, N sums at once.
 template <class S, int N, int COUNT, class Step>
@@ -125,10 +172,7 @@ __device__ __forceinline__ void node(const Team<S>& team, int k, int rest, const
             for (int j = 0; j < N; ++j) sums[e][j] = start;
         }
 #pragma unroll
-        for (int s = 0; s < STEPS; ++s) {
-            const int count = count_of<S::V>(rest - team.offset(k, s));
-            step(k, s, count, sums);
-        }
+        for (int s = 0; s < STEPS; ++s) step(k, s, team.count(rest, k, s), sums);
     }
 }
 
@@ -168,28 +212,38 @@ template <class S, class C> __device__ __forceinline__ C fold(C (&lanes)[S::LEFT
     return lanes[0];
 }
 
-// The finished nodes of a left-aligned tree, N sums at once: a binary counter.
-template <class C, int N> struct Counter {
+// The finished nodes of a left-aligned tree of fewer than 2^DEPTH leaves, N sums at once: a binary counter. Its digits
+// have fixed places, so they can be registers.
+template <class C, int N, int DEPTH> struct Counter {
     C nodes[DEPTH][N];
-    int held = 0;
-    i64 count = 0;
+    unsigned count = 0;
 
-    __device__ void push(C (&node)[N]) {
-        for (i64 carry = count; carry & 1; carry >>= 1) merge(node);
-        for (int j = 0; j < N; ++j) nodes[held][j] = node[j];
-        ++held;
+    __device__ __forceinline__ void push(const C (&leaf)[N]) {
+        C node[N];
+#pragma unroll
+        for (int j = 0; j < N; ++j) node[j] = leaf[j];
+        bool is_carried = true;
+#pragma unroll
+        for (int level = 0; level < DEPTH; ++level) {
+            const bool is_held = count >> level & 1;
+#pragma unroll
+            for (int j = 0; j < N; ++j) {
+                if (is_carried && is_held) node[j] = add(nodes[level][j], node[j]);
+                if (is_carried && !is_held) nodes[level][j] = node[j];
+            }
+            is_carried = is_carried && is_held;
+        }
         ++count;
     }
-    // `node` is the newest, which is no longer held.
-    __device__ void finish(C (&node)[N]) {
-        for (int j = 0; j < N; ++j) node[j] = held > 0 ? nodes[held - 1][j] : -C(0);
-        for (--held; held > 0;) merge(node);
-    }
-
-  private:
-    __device__ void merge(C (&node)[N]) {
-        --held;
-        for (int j = 0; j < N; ++j) node[j] = add(nodes[held][j], node[j]);
+    __device__ __forceinline__ void finish(C (&node)[N]) const {
+#pragma unroll
+        for (int j = 0; j < N; ++j) {
+            node[j] = -C(0);
+#pragma unroll
+            for (int level = 0; level < DEPTH; ++level) {
+                if (count >> level & 1) node[j] = add(nodes[level][j], node[j]);
+            }
+        }
     }
 };
 
@@ -201,49 +255,42 @@ template <int V, class Visit> __device__ __forceinline__ void each_element(int c
     }
 }
 
+// Pieces of a warp are fewer than 2^PIECE_LEVELS: the host sees to it (MAX_PIECES).
+constexpr int PIECE_LEVELS = 16;
+
 // N sums over the first `len` elements of the thread's row. `load(piece)` brings a piece, `step(k, s, count, sums)` adds
 // the vector of step s of the thread's leaf k to the sums of its lanes. All threads of the block take part.
 template <class S, int N, class Load, class Step>
-__device__ __forceinline__ void reduce(const Team<S>& team, Exchange<typename S::C>& exchange, i64 len, const Load& load,
+__device__ __forceinline__ void reduce(const Team<S>& team, Exchange<S>& exchange, i64 len, const Load& load,
                                        const Step& step, typename S::C (&totals)[N]) {
     using C = typename S::C;
     C lanes[N][S::V];
-    const auto piece_lanes = [&](i64 piece) {
+    Counter<C, N, PIECE_LEVELS> pieces;
+    team.each_piece(len, [&](i64 piece) {
+        load(piece);
         C sums[S::V][N];
         node<S, N, S::NODE>(team, 0, team.rest(piece, len), step, sums);
+        C left[N];
 #pragma unroll
         for (int j = 0; j < N; ++j) {
 #pragma unroll
             for (int e = 0; e < S::V; ++e) lanes[j][e] = sums[e][j];
             join<S, 1, S::V>(lanes[j], team.group);
+            left[j] = lanes[j][0];
         }
-    };
-    if constexpr (S::LONG) {
-        static_assert(S::LEFT == 1, "rows of several pieces take whole warps");
-        Counter<C, N> pieces;
-        C sum[N];
-        for (i64 piece = 0; piece < team.pieces && team.piece_leaf(piece) * LEAF < len; ++piece) {
-            load(piece);
-            piece_lanes(piece);
-            for (int j = 0; j < N; ++j) sum[j] = lanes[j][0];
-            pieces.push(sum);
-        }
-        pieces.finish(sum);
-        for (int j = 0; j < N; ++j) lanes[j][0] = sum[j];
-    } else {
-        load(0);
-        piece_lanes(0);
+        if constexpr (S::IS_LONG) pieces.push(left);
+    });
+    if constexpr (S::LEFT == 1) {
+        C nodes[N];
+#pragma unroll
+        for (int j = 0; j < N; ++j) nodes[j] = lanes[j][0];
+        if constexpr (S::IS_LONG) pieces.finish(nodes);
+        exchange.template combine<Add>(team, nodes);
+#pragma unroll
+        for (int j = 0; j < N; ++j) lanes[j][0] = nodes[j];
     }
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-        if (team.warps > 1) {
-            const C(*nodes)[LANES] = exchange.share(team.warp, lanes[j][0]);
-            const int thread = int(threadIdx.x) % WARP;
-            C node[MAX_WARPS];
-#pragma unroll
-            for (int w = 0; w < MAX_WARPS; ++w) node[w] = w < team.warps ? nodes[w][thread] : -C(0);
-            lanes[j][0] = tree<MAX_WARPS>(node);
-        }
         C left[S::LEFT];
 #pragma unroll
         for (int i = 0; i < S::LEFT; ++i) left[i] = lanes[j][i];
@@ -251,22 +298,15 @@ __device__ __forceinline__ void reduce(const Team<S>& team, Exchange<typename S:
     }
 }
 
-// The larger magnitude; NaN where one is.
-template <class C> __device__ __forceinline__ C larger(C a, C b) { return b > a || b != b ? b : a; }
-
 // The largest magnitude of all threads of a row, each of which brings its own.
-template <class S> __device__ typename S::C largest(const Team<S>& team, Exchange<typename S::C>& exchange,
-                                                    typename S::C own) {
-    using C = typename S::C;
+template <class S> __device__ typename S::C largest(const Team<S>& team, Exchange<S>& exchange, typename S::C own) {
 #pragma unroll
     for (int distance = 1; distance < S::TEAM; distance *= 2) {
-        own = larger(own, __shfl_xor_sync(ALL, own, distance));
+        own = Larger::of(own, __shfl_xor_sync(ALL, own, distance));
     }
-    if (team.warps > 1) {
-        const C(*all)[LANES] = exchange.share(team.warp, own);
-        for (int w = 0; w < team.warps; ++w) own = larger(own, all[w][0]);
-    }
-    return own;
+    typename S::C all[1] = {own};
+    exchange.template combine<Larger>(team, all);
+    return all[0];
 }
 
 } // namespace isonorm

@@ -36,8 +36,8 @@ template <class Norm, class S, class D> __device__ __forceinline__ void paramete
     const i64 first = unit * args.unit;
     if (first >= rows.rows) return;
     const i64 end = first + args.unit < rows.rows ? first + args.unit : rows.rows;
-    const int count = count_of<V>(int(rows.hidden - at < V ? rows.hidden - at : V));
-    Counter<C, 2 * V> leaves;
+    const int count = int(rows.hidden - at < V ? rows.hidden - at : V);
+    Counter<C, 2 * V, 20> leaves;
     C sums[2 * V]; // dy * x_hat, then dy
     for (i64 leaf = first; leaf < end; leaf += BATCH_LEAF) {
         const i64 leaf_end = leaf + BATCH_LEAF < end ? leaf + BATCH_LEAF : end;
@@ -52,7 +52,7 @@ template <class Norm, class S, class D> __device__ __forceinline__ void paramete
 #pragma unroll
             for (int e = 0; e < V; ++e) {
                 C x_hat = Norm::x_hat(x[e], stats);
-                if (rows.llama) x_hat = rounded<typename S::T>(x_hat);
+                if (Norm::IS_LLAMA) x_hat = rounded<typename S::T>(x_hat);
                 sums[e] = fused(dy[e], x_hat, sums[e]);
                 sums[V + e] = add(sums[V + e], dy[e]);
             }
@@ -72,7 +72,7 @@ template <class C> __device__ __forceinline__ void finish(const Finish& args) {
     const i64 column = i64(blockIdx.x) * blockDim.x + threadIdx.x;
     if (column >= args.hidden) return;
     const C* nodes = static_cast<const C*>(args.nodes) + column;
-    Counter<C, 2> units;
+    Counter<C, 2, 20> units;
     C sums[2] = {C(0), C(0)};
     for (i64 unit = 0; unit < args.units; ++unit) {
         sums[0] = nodes[unit * 2 * args.hidden];

@@ -123,6 +123,16 @@ template <class S, class E> struct PlanePiece {
             vectors[k][s] = isonorm::read<E, C>(from, start, Span<S::V>(at, count, spatial));
         });
     }
+
+    // As `Piece` does.
+    __device__ __forceinline__ void again(const Team<S>& team, i64 piece, i64 len, const Planes& from, i64 start,
+                                          i64 spatial) {
+        if constexpr (S::IS_LONG) {
+            read(team, piece, len, from, start, spatial);
+        } else {
+            each_vector(team, piece, len, [&](int k, int s, i64, int) { vectors[k][s].hide(); });
+        }
+    }
 };
 
 // The parameter of a span's channels, of which the row's first has number `first`; `missing` where there is none.

@@ -7,10 +7,11 @@ namespace isonorm {
 
 struct RmsNorm {
     static constexpr bool CENTERED = false;
+    static constexpr bool IS_LLAMA = false;
 
     // ms; whether the sum stayed in range.
     template <class S, class Load, class X>
-    __device__ static __forceinline__ bool sums(const Team<S>& team, Exchange<typename S::C>& exchange, i64 len,
+    __device__ static __forceinline__ bool sums(const Team<S>& team, Exchange<S>& exchange, i64 len,
                                                 typename S::C count, const Load& load, const X& x,
                                                 Stats<typename S::C>& stats) {
         using C = typename S::C;
@@ -28,6 +29,11 @@ struct RmsNorm {
     template <class C> __device__ static __forceinline__ C x_hat(C x, const Stats<C>& stats) {
         return mul(mul(x, stats.scale), stats.inv);
     }
+};
+
+// Recipe llama: what weight multiplies is rounded to x's type first, as is g.
+struct LlamaNorm : RmsNorm {
+    static constexpr bool IS_LLAMA = true;
 };
 
 } // namespace isonorm

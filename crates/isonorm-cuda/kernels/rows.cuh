@@ -17,7 +17,6 @@ struct Rows {
     int warps;    // of a row
     int rows_per_block;
     int eps_outside;
-    int llama;
     double eps;           // rounded to the compute type
     double weight_offset; // rounded to the compute type
 };
@@ -26,6 +25,14 @@ struct Rows {
 __device__ __forceinline__ i64 row_start(const Rows& rows, const Tensor& tensor, i64 row) {
     if (rows.inner == 1) return row * tensor.outer;
     return row / rows.inner * tensor.outer + row % rows.inner * tensor.inner;
+}
+
+// The row itself, or the last one where there is none: whoever has no row goes along with another, and writes nothing.
+__device__ __forceinline__ i64 row_of(const Rows& rows, i64 row) { return row < rows.rows ? row : rows.rows - 1; }
+
+// Elements of a row that enter its statistics.
+template <class S> __device__ __forceinline__ i64 measured(const Rows& rows) {
+    return S::IS_WHOLE ? rows.hidden : rows.measured;
 }
 
 // The weight of V elements, with its offset: 1 where there is none.
@@ -38,7 +45,7 @@ __device__ __forceinline__ void load_weight(const Rows& rows, const Tensor& weig
         for (int e = 0; e < S::V; ++e) w[e] = C(1);
         return;
     }
-    load<P, S::V>(weight, at, count, w);
+    load<P, S::V, S::IS_WHOLE>(weight, at, count, w);
     const C offset = C(rows.weight_offset);
     if (offset != C(0)) {
 #pragma unroll
@@ -55,8 +62,7 @@ __device__ __forceinline__ void each_vector(const Team<S>& team, i64 piece, i64 
     for (int k = 0; k < S::NODE; ++k) {
 #pragma unroll
         for (int s = 0; s < STEPS; ++s) {
-            const int offset = team.offset(k, s);
-            visit(k, s, at + offset, count_of<S::V>(rest - offset));
+            visit(k, s, at + team.offset(k, s), team.count(rest, k, s));
         }
     }
 }
@@ -69,16 +75,25 @@ template <class S> struct Piece {
 
     __device__ __forceinline__ void read(const Team<S>& team, i64 piece, const typename S::T* row, i64 len) {
         each_vector(team, piece, len, [&](int k, int s, i64 at, int count) {
-            vectors[k][s] = isonorm::read<typename S::T, S::V>(row + at, count);
+            vectors[k][s] = isonorm::read<typename S::T, S::V, S::IS_WHOLE>(row + at, count);
         });
+    }
+
+    // Read again where the row is long. Else nothing but that its elements are widened again, instead of kept wide:
+    // registers are scarcer than instructions.
+    __device__ __forceinline__ void again(const Team<S>& team, i64 piece, const typename S::T* row, i64 len) {
+        if constexpr (S::IS_LONG) {
+            read(team, piece, row, len);
+        } else {
+            each_vector(team, piece, len, [&](int k, int s, i64, int) { vectors[k][s].hide(); });
+        }
     }
 };
 
 // The statistics of a row, under the range rule. `x(k, s, e)` is an element of the piece that `load` brought, as far as
-// `len`, which is 0 for a row that is not there. Every row is scaled, most by 1, which changes no bit: one copy of the
-// sums does both computations.
+// `len`. Every row is scaled, most by 1, which changes no bit: one copy of the sums does both computations.
 template <class Norm, class S, class Load, class X>
-__device__ __forceinline__ Stats<typename S::C> measure(const Team<S>& team, Exchange<typename S::C>& exchange,
+__device__ __forceinline__ Stats<typename S::C> measure(const Team<S>& team, Exchange<S>& exchange,
                                                         const Rows& rows, i64 len, const Load& load, const X& x) {
     using C = typename S::C;
     const Eps<C> eps{C(rows.eps), rows.eps_outside != 0};
@@ -90,21 +105,20 @@ __device__ __forceinline__ Stats<typename S::C> measure(const Team<S>& team, Exc
         const auto scaled = [&](int k, int s, int e) { return mul(x(k, s, e), stats.scale); };
         const bool in_range = Norm::template sums<S>(team, exchange, len, count, load, scaled, stats);
         stats.inv = eps.scaled(stats.scale).inverse_root(stats.var);
-        const bool again = !is_second && len > 0 && (!in_range || eps.is_small(stats.var));
+        const bool again = !is_second && (!in_range || eps.is_small(stats.var));
         // Rows of a warp stay together; the threads of a row agree, whatever NaN they hold.
         if (!__any_sync(ALL, again)) return stats;
         C max = C(0);
-#pragma unroll 1
-        for (i64 piece = 0; piece < team.pieces; ++piece) {
+        team.each_piece(len, [&](i64 piece) {
             load(piece);
             each_vector(team, piece, len, [&](int k, int s, i64, int within) {
 #pragma unroll
                 for (int e = 0; e < S::V; ++e) {
                     const C value = x(k, s, e);
-                    if (e < within) max = larger(max, value < C(0) ? -value : value);
+                    if (e < within) max = Larger::of(max, value < C(0) ? -value : value);
                 }
             });
-        }
+        });
         const C scale = eps.scale(largest(team, exchange, max));
         stats.scale = again ? scale : C(1);
     }

@@ -1,7 +1,7 @@
 // Running statistics: how a batch moves them, and what evaluation makes of them. As running.rs.
 #pragma once
 
-#include "layer_norm.cuh"
+#include "channels.cuh"
 #include "values.cuh"
 
 namespace isonorm {
@@ -41,7 +41,7 @@ struct Instances {
 template <class C> __device__ __forceinline__ void instances(const Instances& args) {
     const i64 channel = i64(blockIdx.x) * blockDim.x + threadIdx.x;
     if (channel >= args.channels) return;
-    Counter<C, 2> leaves;
+    Nodes<C, 2> leaves;
     C sums[2]; // of means and variances
     for (i64 leaf = 0; leaf < args.samples; leaf += BATCH_LEAF) {
         sums[0] = sums[1] = C(0);

@@ -11,13 +11,12 @@
 
 namespace isonorm {
 
-constexpr int SIDE_WARPS = 8;
 constexpr int CHUNK = 16 * BATCH_LEAF;
 
 // What the threads of a block share.
 template <class C, int V> struct SideMemory {
-    C leaves[SIDE_WARPS][2 * V][WARP];
-    C scalars[2 * V][CHUNK / BATCH_LEAF][BATCH_LEAF + 1];
+    C leaves[BLOCK_WARPS][2 * V][WARP];
+    Scalars<C, CHUNK / BATCH_LEAF> scalars[2 * V];
     C totals[2 * V];
     Stats<C> stats[V];
     int again;
@@ -38,17 +37,17 @@ template <class X> struct Side {
 
     __device__ Side(const Channels& channels, SideMemory<C, V>& memory)
         : channels(channels), memory(memory), first(i64(blockIdx.x) * V),
-          count(count_of<V>(channels.channels - first > V ? V : int(channels.channels - first))),
+          count(channels.channels - first > V ? V : int(channels.channels - first)),
           warp(int(threadIdx.x) / WARP), thread(int(threadIdx.x) % WARP), width(1), warps(1),
           leaves((channels.spatial + LEAF - 1) / LEAF) {
         while (width < channels.spatial && width < LANES) width *= 2;
-        while (warps < leaves && warps < SIDE_WARPS) warps *= 2;
+        while (warps < leaves && warps < BLOCK_WARPS) warps *= 2;
         parts = (leaves + warps - 1) / warps;
     }
 
     // Planes of a warp, and of a round.
     __device__ int side() const { return WARP / width; }
-    __device__ int planes() const { return SIDE_WARPS / warps * side(); }
+    __device__ int planes() const { return BLOCK_WARPS / warps * side(); }
 
     // Calls `visit(s, at)` for the thread's steps of a sample's plane that exist, `at` its position.
     template <class Visit> __device__ __forceinline__ void each_step(i64 part, bool exists, const Visit& visit) const {
@@ -86,8 +85,8 @@ template <class X> struct Side {
     // sums)` adds it; `begin(sample)` comes before.
     template <int N, class Load, class Step>
     __device__ __forceinline__ void sums(const Load& load, const Step& step) const {
-        constexpr int OWN = (V * N + SIDE_WARPS - 1) / SIDE_WARPS;
-        Counter<C, OWN> nodes, batch;
+        constexpr int OWN = (V * N + BLOCK_WARPS - 1) / BLOCK_WARPS;
+        Nodes<C, OWN> nodes, batch;
         C own[OWN];
         for (i64 from = 0; from < channels.samples; from += CHUNK) {
             const int held = from + CHUNK < channels.samples ? CHUNK : int(channels.samples - from);
@@ -112,7 +111,7 @@ template <class X> struct Side {
             });
 #pragma unroll
             for (int o = 0; o < OWN; ++o) {
-                const int value = warp + o * SIDE_WARPS;
+                const int value = warp + o * BLOCK_WARPS;
                 own[o] = value < V * N ? batch_node(memory.scalars[value], held) : C(0);
             }
             batch.push(own);
@@ -120,7 +119,7 @@ template <class X> struct Side {
         if (channels.samples > 0) batch.finish(own);
 #pragma unroll
         for (int o = 0; o < OWN; ++o) {
-            const int value = warp + o * SIDE_WARPS;
+            const int value = warp + o * BLOCK_WARPS;
             if (value < V * N && thread == 0) memory.totals[value] = channels.samples > 0 ? own[o] : C(0);
         }
         __syncthreads();
@@ -129,17 +128,17 @@ template <class X> struct Side {
   private:
     // The warp's sums of a round, whose planes begin with number i: the tree over leaves, and with the last part the fold.
     template <int N, int OWN>
-    __device__ __forceinline__ void fold(int i, int held, i64 part, Counter<C, OWN>& nodes) const {
-        C node[OWN][SIDE_WARPS];
+    __device__ __forceinline__ void fold(int i, int held, i64 part, Nodes<C, OWN>& nodes) const {
+        C node[OWN][BLOCK_WARPS];
 #pragma unroll
         for (int o = 0; o < OWN; ++o) {
-            const int value = warp + o * SIDE_WARPS;
+            const int value = warp + o * BLOCK_WARPS;
 #pragma unroll
-            for (int w = 0; w < SIDE_WARPS; ++w) node[o][w] = value < V * N ? memory.leaves[w][value][thread] : C(0);
+            for (int w = 0; w < BLOCK_WARPS; ++w) node[o][w] = value < V * N ? memory.leaves[w][value][thread] : C(0);
 #pragma unroll
-            for (int distance = 1; distance < SIDE_WARPS; distance *= 2) {
+            for (int distance = 1; distance < BLOCK_WARPS; distance *= 2) {
 #pragma unroll
-                for (int w = 0; w < SIDE_WARPS && distance < warps; w += 2 * distance) {
+                for (int w = 0; w < BLOCK_WARPS && distance < warps; w += 2 * distance) {
                     node[o][w] = add(node[o][w], node[o][w + distance]);
                 }
             }
@@ -150,14 +149,14 @@ template <class X> struct Side {
             nodes.push(of_part);
             if (part + 1 < parts) return;
             nodes.finish(of_part);
-            nodes = Counter<C, OWN>();
+            nodes = Nodes<C, OWN>();
             for (int o = 0; o < OWN; ++o) node[o][0] = of_part[o];
         }
 #pragma unroll
         for (int o = 0; o < OWN; ++o) {
-            const int value = warp + o * SIDE_WARPS;
+            const int value = warp + o * BLOCK_WARPS;
 #pragma unroll
-            for (int w = 0; w < SIDE_WARPS; ++w) {
+            for (int w = 0; w < BLOCK_WARPS; ++w) {
                 if (w % warps != 0) continue;
                 C sum = node[o][w];
 #pragma unroll
@@ -232,7 +231,7 @@ template <class X> __device__ __forceinline__ Compute<X> largest(const Side<X>& 
             side.each_step(part, exists, [&](int, i64 at) {
                 const Packed<X, V> x = side.template read<X>(from, sample, at);
 #pragma unroll
-                for (int e = 0; e < V; ++e) max[e] = larger(max[e], x.get(e) < C(0) ? -x.get(e) : x.get(e));
+                for (int e = 0; e < V; ++e) max[e] = Larger::of(max[e], x.get(e) < C(0) ? -x.get(e) : x.get(e));
             });
         });
     }
@@ -240,7 +239,7 @@ template <class X> __device__ __forceinline__ Compute<X> largest(const Side<X>& 
     __syncthreads();
     C all = C(0);
     if (threadIdx.x < V) {
-        for (int i = 0; i < SIDE_WARPS * WARP; ++i) all = larger(all, side.memory.leaves[i / WARP][threadIdx.x][i % WARP]);
+        for (int i = 0; i < BLOCK_WARPS * WARP; ++i) all = Larger::of(all, side.memory.leaves[i / WARP][threadIdx.x][i % WARP]);
     }
     return all;
 }

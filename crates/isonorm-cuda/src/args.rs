@@ -25,6 +25,12 @@ impl Tensor {
     pub fn new(data: *mut c_void, dtype: DType, outer: i64, inner: i64) -> Self {
         Tensor { data, outer, inner, dtype: number(dtype) }
     }
+
+    /// Whether all rows begin at multiples of 16 bytes.
+    pub(crate) fn is_aligned(&self) -> bool {
+        let size = [1, 4, 8, 2, 2][self.dtype as usize];
+        self.data.addr().is_multiple_of(16) && self.outer * size % 16 == 0 && self.inner * size % 16 == 0
+    }
 }
 
 /// As `DType` of `element.cuh`.
@@ -57,8 +63,6 @@ pub struct Rows {
     pub rows_per_block: i32,
     /// Whether eps is outside the root.
     pub eps_outside: i32,
-    /// Whether x_hat is rounded to x's type.
-    pub llama: i32,
     /// Rounded to the compute type.
     pub eps: f64,
     /// Rounded to the compute type.
@@ -66,7 +70,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Rows of `hidden` elements, for a launch of this shape; one rounding, eps 0 inside the root.
+    /// Rows of `hidden` elements, for a launch of this shape; eps 0 inside the root.
     pub fn new(rows: usize, hidden: usize, launch: &Launch) -> Self {
         Rows {
             rows: rows as i64,
@@ -77,7 +81,6 @@ impl Rows {
             warps: launch.warps,
             rows_per_block: launch.rows_per_block,
             eps_outside: 0,
-            llama: 0,
             eps: 0.0,
             weight_offset: 0.0,
         }

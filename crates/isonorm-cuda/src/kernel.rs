@@ -3,7 +3,7 @@
 use isonorm::{BATCH_LEAF, DType, LANES, LEAF};
 
 use crate::plane_kernel::PlaneKernel;
-use crate::shape::{MAX_WARPS, SMALL_BLOCK, Shape};
+use crate::shape::{SMALL_BLOCK, Shape};
 
 /// The headers of the kernels: name and text.
 pub const HEADERS: [(&str, &str); 20] = [
@@ -52,6 +52,8 @@ pub const SOURCES: [(&str, &str); 14] = [
 pub enum Norm {
     /// RMSNorm.
     Rms,
+    /// RMSNorm by the recipe llama: x_hat is rounded to x's type before weight multiplies it.
+    Llama,
     /// LayerNorm.
     Layer,
 }
@@ -139,11 +141,9 @@ impl Kernel {
     }
 
     /// The macros that it is compiled with: name and value. Threads of a block are at most `THREADS`.
-    pub fn macros(&self) -> [(&'static str, String); 7] {
+    pub fn macros(&self) -> [(&'static str, String); 6] {
         let threads = match self {
-            Kernel::Forward { x, shape, .. } | Kernel::Backward { x, shape, .. } if shape.is_of_whole_warps(*x) => {
-                32 * MAX_WARPS
-            }
+            Kernel::Forward { shape, .. } | Kernel::Backward { shape, .. } => shape.threads(),
             Kernel::Planes(kernel) => kernel.threads(),
             _ => SMALL_BLOCK,
         };
@@ -151,7 +151,6 @@ impl Kernel {
             ("LANES", LANES.to_string()),
             ("LEAF", LEAF.to_string()),
             ("BATCH_LEAF", BATCH_LEAF.to_string()),
-            ("MAX_WARPS", MAX_WARPS.to_string()),
             ("THREADS", threads.to_string()),
             ("KERNEL", self.name()),
             ("INSTANCE", self.instance()),
@@ -181,12 +180,13 @@ impl Kernel {
 fn class(norm: Norm) -> &'static str {
     match norm {
         Norm::Rms => "RmsNorm",
+        Norm::Llama => "LlamaNorm",
         Norm::Layer => "LayerNorm",
     }
 }
 
-pub(crate) fn shape_of(Shape { node, groups, is_long }: Shape, x: DType) -> String {
-    format!("Shape<{}, {node}, {groups}, {is_long}>", cpp(Storage::Of(x)))
+pub(crate) fn shape_of(Shape { node, groups, warps, is_long, is_whole }: Shape, x: DType) -> String {
+    format!("Shape<{}, {node}, {groups}, {warps}, {is_long}, {is_whole}>", cpp(Storage::Of(x)))
 }
 
 /// The name of a type in the kernels.

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CString, c_char, c_int, c_void};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 
@@ -26,6 +26,17 @@ const FLAGS: [&str; 6] =
 
 type Program = *mut c_void;
 
+static OTHERS: OnceLock<Vec<PathBuf>> = OnceLock::new();
+
+/// The paths of a front-end, and of a CUDA toolkit that the environment names.
+fn others() -> impl Iterator<Item = PathBuf> + Clone {
+    let toolkits = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(std::env::var_os);
+    let in_toolkits = toolkits.flat_map(|root| {
+        NAMES.into_iter().map(move |name| Path::new(&root).join(if cfg!(windows) { "bin" } else { "lib64" }).join(name))
+    });
+    OTHERS.get().into_iter().flatten().cloned().chain(in_toolkits.collect::<Vec<_>>())
+}
+
 /// The functions of the library that are used.
 #[derive(Debug)]
 pub struct Nvrtc {
@@ -46,6 +57,8 @@ pub struct Nvrtc {
     cubin_size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
     cubin: unsafe extern "C" fn(Program, *mut c_char) -> c_int,
     destroy: unsafe extern "C" fn(*mut Program) -> c_int,
+    arch_count: unsafe extern "C" fn(*mut c_int) -> c_int,
+    archs: unsafe extern "C" fn(*mut c_int) -> c_int,
     _library: Library,
 }
 
@@ -59,18 +72,27 @@ pub struct Compiled {
 }
 
 impl Nvrtc {
-    /// The library that `ISONORM_NVRTC` names, or the system's; loaded once.
+    /// The library that `ISONORM_NVRTC` names, the system's, or one of [`also_try`](Self::also_try); loaded once.
     pub fn get() -> Result<&'static Nvrtc, Error> {
         static NVRTC: OnceLock<Result<Nvrtc, Error>> = OnceLock::new();
         let loaded = NVRTC.get_or_init(|| match std::env::var_os("ISONORM_NVRTC") {
             Some(path) => Nvrtc::load(Path::new(&path)),
-            None => NAMES.iter().find_map(|name| Nvrtc::load(Path::new(name)).ok()).ok_or_else(|| Error::Library {
-                what: WHAT,
-                tried: NAMES.join(", "),
-                remedy: REMEDY,
-            }),
+            None => {
+                let names = NAMES.iter().map(PathBuf::from).chain(others());
+                names.clone().find_map(|name| Nvrtc::load(&name).ok()).ok_or_else(|| Error::Library {
+                    what: WHAT,
+                    tried: names.map(|name| name.display().to_string()).collect::<Vec<_>>().join(", "),
+                    remedy: REMEDY,
+                })
+            }
         });
         loaded.as_ref().map_err(Clone::clone)
+    }
+
+    /// Paths that [`get`](Self::get) tries after the system's names: a front-end knows where its packages are. It has no
+    /// effect after the first call of `get`, or of this.
+    pub fn also_try(paths: Vec<PathBuf>) {
+        _ = OTHERS.set(paths);
     }
 
     /// A library of this name or path.
@@ -99,6 +121,8 @@ impl Nvrtc {
             cubin_size: function!("nvrtcGetCUBINSize"),
             cubin: function!("nvrtcGetCUBIN"),
             destroy: function!("nvrtcDestroyProgram"),
+            arch_count: function!("nvrtcGetNumSupportedArchs"),
+            archs: function!("nvrtcGetSupportedArchs"),
             _library: library,
         })
     }
@@ -109,6 +133,24 @@ impl Nvrtc {
         // SAFETY: both point to integers.
         unsafe { (self.version)(&mut major, &mut minor) };
         (major, minor)
+    }
+
+    /// What kernels are compiled for where GPUs have this capability, 90 for 9.0: their machine code, or PTX for the newest
+    /// architecture that NVRTC knows and they can run.
+    pub fn arch(&self, capability: i32) -> String {
+        let mut count = 0;
+        // SAFETY: writes an integer.
+        unsafe { (self.arch_count)(&mut count) };
+        let mut archs = vec![0; usize::try_from(count).unwrap_or(0)];
+        // SAFETY: there is room for as many integers as were announced.
+        unsafe { (self.archs)(archs.as_mut_ptr()) };
+        let newest = archs.into_iter().filter(|arch| *arch <= capability).max().unwrap_or(capability);
+        format!("{}_{newest}", if newest == capability { "sm" } else { "compute" })
+    }
+
+    /// What every kernel is compiled with.
+    pub(crate) fn flags() -> [&'static str; 6] {
+        FLAGS
     }
 
     /// Compiles a kernel for an architecture such as `sm_90` or `compute_90`.

@@ -155,7 +155,7 @@ pub struct Moments {
     pub running: Running,
     /// Where mean, delta, var, inv and scale of each channel go, or null.
     pub stats: *mut c_void,
-    /// Where the values of y go, [`VALUES`](crate::Apply::VALUES) for each channel; or null.
+    /// Where the values of y go, [`VALUES`](Apply::VALUES) for each channel; or null.
     pub values: *mut c_void,
 }
 
@@ -179,7 +179,7 @@ pub struct Correlate {
     pub dweight: Tensor,
     /// One value for each channel.
     pub dbias: Tensor,
-    /// Where the values of BatchNorm's dx go, [`VALUES`](crate::Gradients::VALUES) for each channel; or null.
+    /// Where the values of BatchNorm's dx go, [`VALUES`](Gradients::VALUES) for each channel; or null.
     pub values: *mut c_void,
 }
 
@@ -237,7 +237,14 @@ impl Apply {
     pub const VALUES: usize = 6;
 
     /// x to y; each element is rounded to `rounded` before it is rounded to y's type.
-    pub fn new(lines: Lines, x: Planes, y: Planes, values: *const c_void, channels: usize, rounded: Option<DType>) -> Self {
+    pub fn new(
+        lines: Lines,
+        x: Planes,
+        y: Planes,
+        values: *const c_void,
+        channels: usize,
+        rounded: Option<DType>,
+    ) -> Self {
         Apply { lines, x, y, values, channels: channels as i64, rounded: rounded.map_or(0, number) }
     }
 }

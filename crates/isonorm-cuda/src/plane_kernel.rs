@@ -3,12 +3,12 @@
 use isonorm::{DType, LANES, LEAF};
 
 use crate::kernel::{SOURCES, Storage, cpp, shape_of};
-use crate::shape::{MAX_WARPS, SMALL_BLOCK, Shape};
+use crate::shape::{SMALL_BLOCK, Shape};
 
 /// A kernel of samples of channels, in any layout. Weight and bias have the types that they name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PlaneKernel {
-    /// GroupNorm's y: takes a [`GroupForward`](crate::GroupForward).
+    /// GroupNorm's y: takes a [`GroupForward`](crate::kernels::GroupForward).
     GroupForward {
         /// x's type.
         x: DType,
@@ -17,7 +17,7 @@ pub enum PlaneKernel {
         /// y.
         y: Storage,
     },
-    /// GroupNorm's dx: takes a [`GroupBackward`](crate::GroupBackward).
+    /// GroupNorm's dx: takes a [`GroupBackward`](crate::kernels::GroupBackward).
     GroupBackward {
         /// x's type.
         x: DType,
@@ -28,14 +28,14 @@ pub enum PlaneKernel {
         /// dx.
         dx: Storage,
     },
-    /// The statistics of BatchNorm's channels: takes a [`Moments`](crate::Moments).
+    /// The statistics of BatchNorm's channels: takes a [`Moments`](crate::kernels::Moments).
     Moments {
         /// x's type.
         x: DType,
         /// A thread's work on a plane.
         shape: Shape,
     },
-    /// dweight and dbias of channels: takes a [`Correlate`](crate::Correlate).
+    /// dweight and dbias of channels: takes a [`Correlate`](crate::kernels::Correlate).
     Correlate {
         /// x's type.
         x: DType,
@@ -56,7 +56,7 @@ pub enum PlaneKernel {
         /// dy.
         dy: Storage,
     },
-    /// y from the values of channels: takes an [`Apply`](crate::Apply).
+    /// y from the values of channels: takes an [`Apply`](crate::kernels::Apply).
     Apply {
         /// The compute type.
         compute: DType,
@@ -65,7 +65,7 @@ pub enum PlaneKernel {
         /// y.
         y: Storage,
     },
-    /// BatchNorm's dx from the values of channels: takes a [`Gradients`](crate::Gradients).
+    /// BatchNorm's dx from the values of channels: takes a [`Gradients`](crate::kernels::Gradients).
     Gradients {
         /// x's type.
         x: DType,
@@ -74,12 +74,12 @@ pub enum PlaneKernel {
         /// dx.
         dx: Storage,
     },
-    /// The values of channels from running statistics: takes an [`Evaluate`](crate::Evaluate).
+    /// The values of channels from running statistics: takes an [`Evaluate`](crate::kernels::Evaluate).
     Evaluate {
         /// The compute type.
         compute: DType,
     },
-    /// InstanceNorm's running statistics: takes an [`Instances`](crate::Instances).
+    /// InstanceNorm's running statistics: takes an [`Instances`](crate::kernels::Instances).
     Instances {
         /// The compute type.
         compute: DType,
@@ -106,16 +106,11 @@ impl PlaneKernel {
     /// Threads of a block, at most.
     pub(crate) fn threads(self) -> usize {
         match self {
-            PlaneKernel::GroupForward { x, shape, .. } | PlaneKernel::GroupBackward { x, shape, .. }
-                if !shape.is_of_whole_warps(x) =>
-            {
-                SMALL_BLOCK
-            }
-            PlaneKernel::GroupForward { .. }
-            | PlaneKernel::GroupBackward { .. }
-            | PlaneKernel::Moments { .. }
-            | PlaneKernel::Correlate { .. } => 32 * MAX_WARPS,
-            PlaneKernel::SideMoments { .. } | PlaneKernel::SideCorrelate { .. } => SIDE_BLOCK,
+            PlaneKernel::GroupForward { shape, .. } | PlaneKernel::GroupBackward { shape, .. } => shape.threads(),
+            PlaneKernel::Moments { .. }
+            | PlaneKernel::Correlate { .. }
+            | PlaneKernel::SideMoments { .. }
+            | PlaneKernel::SideCorrelate { .. } => CHANNEL_BLOCK,
             _ => SMALL_BLOCK,
         }
     }
@@ -150,40 +145,33 @@ pub struct ChannelLaunch {
     pub(crate) pieces: i64,
 }
 
-/// Threads of a block whose channels lie side by side: `SIDE_WARPS` of `side_by_side.cuh`.
-const SIDE_BLOCK: usize = 256;
-
-/// Samples from which each warp has planes of its own, however long they are.
-const MANY_SAMPLES: usize = 8;
+/// Warps of a channel's block, at most: `BLOCK_WARPS` of `channels.cuh`.
+const WARPS: usize = 8;
+/// Its threads.
+const CHANNEL_BLOCK: usize = 32 * WARPS;
 
 impl ChannelLaunch {
-    /// For planes of `spatial` elements of `dtype`.
-    pub fn new(samples: usize, spatial: usize, dtype: DType) -> Self {
+    /// For planes of `spatial` elements of `dtype`: with a part of a warp for each, a warp, or where there are fewer planes
+    /// than warps all of these. `None` where planes are too long.
+    pub fn new(samples: usize, spatial: usize, dtype: DType) -> Option<Self> {
         let (whole, leaves) = (16 / dtype.size(), spatial.div_ceil(LEAF).max(1));
         let groups = leaves.next_power_of_two().min(whole);
-        Self::laid_out(Shape { node: 1, groups, is_long: leaves > whole }, samples, leaves, whole)
+        let is_long = leaves > whole;
+        let warps = if is_long && samples < WARPS { WARPS } else { 1 };
+        Self::in_shape(Shape { groups, warps, is_long, ..Shape::of_columns(dtype) }, samples, spatial, dtype)
     }
 
-    /// The same in a given shape, or `None` where they are too long for it.
+    /// The same in a given shape, or `None` where they do not fit it.
     pub fn in_shape(shape: Shape, samples: usize, spatial: usize, dtype: DType) -> Option<Self> {
-        let (whole, leaves) = (16 / dtype.size(), spatial.div_ceil(LEAF).max(1));
-        let fits = shape.is_long || leaves <= shape.groups;
-        (fits && shape.node == 1).then(|| Self::laid_out(shape, samples, leaves, whole))
+        let launch = shape.launch(spatial, dtype)?;
+        let team = LANES * dtype.size() / 16 * shape.groups;
+        let of_planes = samples.saturating_mul(team).clamp(1, CHANNEL_BLOCK).next_multiple_of(32);
+        let threads = if shape.warps == 1 { of_planes as u32 } else { launch.threads };
+        Some(ChannelLaunch { shape, threads, warps: launch.warps, pieces: launch.pieces })
     }
 
     /// Blocks and threads of a block for channels of `dtype` that lie side by side.
     pub fn side_by_side(channels: usize, dtype: DType) -> (u32, u32) {
-        (channels.div_ceil(16 / dtype.size()).clamp(1, i32::MAX as usize) as u32, SIDE_BLOCK as u32)
-    }
-
-    fn laid_out(shape: Shape, samples: usize, leaves: usize, whole: usize) -> Self {
-        if leaves > whole && samples < MANY_SAMPLES {
-            let pieces = leaves.div_ceil(whole * MAX_WARPS).next_power_of_two();
-            let warps = leaves.div_ceil(whole * pieces);
-            return ChannelLaunch { shape, threads: 32 * warps as u32, warps: warps as i32, pieces: pieces as i64 };
-        }
-        let threads = samples.saturating_mul(LANES / whole * shape.groups);
-        let threads = threads.clamp(1, 32 * MAX_WARPS).next_multiple_of(32) as u32;
-        ChannelLaunch { shape, threads, warps: 1, pieces: leaves.div_ceil(whole) as i64 }
+        (channels.div_ceil(16 / dtype.size()).clamp(1, i32::MAX as usize) as u32, CHANNEL_BLOCK as u32)
     }
 }

@@ -2,8 +2,14 @@
 
 use isonorm::{BATCH_LEAF, DType, LANES, LEAF};
 
+use crate::args::Tensor;
+
 /// Warps that share a row, at most.
-pub(crate) const MAX_WARPS: usize = 16;
+const MAX_WARPS: usize = 16;
+
+/// Warps that share a row that is read again, each with this many pieces at most: their sums take the registers.
+const LONG_WARPS: usize = 8;
+const MAX_PIECES: usize = 1 << 15;
 
 /// Threads of a block whose rows take no more than a warp.
 pub(crate) const SMALL_BLOCK: usize = 128;
@@ -18,8 +24,12 @@ pub struct Shape {
     pub node: usize,
     /// Groups of threads in a warp that share a row.
     pub groups: usize,
+    /// Warps that share a row, rounded up to a power of two.
+    pub warps: usize,
     /// Whether rows are read again instead of kept.
     pub is_long: bool,
+    /// Whether whatever a thread owns exists, and is aligned in all tensors.
+    pub is_whole: bool,
 }
 
 /// The grid's side of a launch.
@@ -59,54 +69,59 @@ impl Shape {
 
     /// Of kernels whose threads own columns.
     pub(crate) fn of_columns(dtype: DType) -> Self {
-        Shape { node: 1, groups: lanes(dtype), is_long: false }
+        Shape { node: 1, groups: lanes(dtype), warps: 1, is_long: false, is_whole: false }
     }
 
     /// `most` leaves a thread at most.
     fn of(hidden: usize, dtype: DType, most: usize) -> Self {
-        let groups = lanes(dtype);
         let leaves = hidden.div_ceil(LEAF).max(1);
-        if leaves < groups {
-            return Shape { node: 1, groups: leaves.next_power_of_two(), is_long: false };
+        let shape = Shape { groups: lanes(dtype).min(leaves.next_power_of_two()), ..Self::of_columns(dtype) };
+        for node in [1, 2].into_iter().filter(|node| *node <= most) {
+            let warps = leaves.div_ceil(shape.groups * node).next_power_of_two();
+            if warps <= MAX_WARPS {
+                return Shape { node, warps, ..shape };
+            }
         }
-        let fits = |node: &usize| leaves <= groups * node * MAX_WARPS;
-        match [1, 2].into_iter().filter(|node| *node <= most).find(fits) {
-            Some(node) => Shape { node, groups, is_long: false },
-            None => Shape { node: most, groups, is_long: true },
-        }
+        Shape { warps: LONG_WARPS, is_long: true, ..shape }
     }
 
-    /// Whether a row takes whole warps.
-    pub(crate) fn is_of_whole_warps(self, dtype: DType) -> bool {
-        self.groups == lanes(dtype)
+    /// This shape for a call with these tensors, where all `hidden` elements of their rows are measured: a kernel without
+    /// a question about what exists, if all that its threads own does and is aligned.
+    pub fn with(self, hidden: usize, tensors: &[Tensor]) -> Self {
+        let is_whole = hidden > 0 && hidden.is_multiple_of(LEAF * self.per_warp());
+        Shape { is_whole: is_whole && tensors.iter().all(Tensor::is_aligned), ..self }
     }
 
-    /// How rows of `hidden` elements are launched in this shape, or `None` where they are too long for it.
+    /// Leaves that the threads of a warp, or of its part, own at once.
+    fn per_warp(self) -> usize {
+        self.groups * self.node
+    }
+
+    /// Threads of a block, at most.
+    pub(crate) fn threads(self) -> usize {
+        if self.warps == 1 { SMALL_BLOCK } else { 32 * self.warps }
+    }
+
+    /// How rows of `hidden` elements are launched in this shape, or `None` where they do not fit it.
     pub fn launch(self, hidden: usize, dtype: DType) -> Option<Launch> {
         let leaves = hidden.div_ceil(LEAF).max(1);
-        let team = LANES / lanes(dtype) * self.groups;
-        let per_warp = self.groups * self.node;
-        if self.groups < lanes(dtype) && leaves > per_warp {
+        let pieces = leaves.div_ceil(self.per_warp() * self.warps);
+        let pieces = if self.is_long { pieces.next_power_of_two() } else { 1 };
+        let warps = leaves.div_ceil(self.per_warp() * pieces);
+        if warps > self.warps
+            || pieces > MAX_PIECES
+            || (self.is_whole && !hidden.is_multiple_of(LEAF * self.per_warp()))
+        {
             return None;
         }
-        let pieces = leaves.div_ceil(per_warp * MAX_WARPS);
-        let pieces = if self.is_long { pieces.next_power_of_two() } else { 1 };
-        let warps = leaves.div_ceil(per_warp * pieces);
-        match warps {
-            1 => Some(Launch {
-                threads: SMALL_BLOCK as u32,
-                warps: 1,
-                pieces: pieces as i64,
-                rows_per_block: (SMALL_BLOCK / team) as i32,
-            }),
-            2..=MAX_WARPS => Some(Launch {
-                threads: 32 * warps as u32,
-                warps: warps as i32,
-                pieces: pieces as i64,
-                rows_per_block: 1,
-            }),
-            _ => None,
-        }
+        let team = LANES / lanes(dtype) * self.groups;
+        let (threads, rows) = if self.warps == 1 { (SMALL_BLOCK, SMALL_BLOCK / team) } else { (32 * warps, 1) };
+        Some(Launch {
+            threads: threads as u32,
+            warps: warps as i32,
+            pieces: pieces as i64,
+            rows_per_block: rows as i32,
+        })
     }
 }
 

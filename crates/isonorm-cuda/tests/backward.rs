@@ -5,7 +5,7 @@ mod support;
 use std::sync::OnceLock;
 
 use isonorm::{BackwardIo, Io, Level};
-use isonorm_cuda::{Backward, Finish, Kernel, Norm, Parameters, Rows, Shape, Storage, Units};
+use isonorm_cuda::kernels::{Backward, Finish, Kernel, Norm, Parameters, Rows, Shape, Storage, Units};
 use isonorm_testing::DType;
 use isonorm_testing::golden;
 use isonorm_testing::values::Kind;
@@ -20,14 +20,16 @@ fn emulation(x: DType) -> &'static Emulation {
     LIBRARIES[at].get_or_init(|| {
         let (own, any) = (Storage::Of(dtype(x)), Storage::Any);
         let whole = 16 / (x.digits() / 2);
-        let shape = |groups, is_long| Shape { node: 1, groups, is_long };
+        let shape = |groups, warps, is_long, is_whole| Shape { node: 1, groups, warps, is_long, is_whole };
         let mut kernels = vec![Kernel::Finish { compute: dtype(compute_type(x)) }];
         let x = dtype(x);
-        for norm in [Norm::Rms, Norm::Layer] {
-            for shape in [shape(whole / 2, false), shape(whole, false), shape(whole, true)] {
+        for norm in [Norm::Rms, Norm::Layer, Norm::Llama] {
+            for shape in
+                [shape(whole / 2, 1, false, false), shape(whole, 16, false, false), shape(whole, 8, true, false)]
+            {
                 kernels.push(Kernel::Backward { norm, x, shape, params: own, dy: own, others: own });
             }
-            let shape = shape(whole, false);
+            let shape = shape(whole, 16, false, false);
             kernels.push(Kernel::Backward { norm, x, shape, params: any, dy: any, others: any });
             kernels.extend([own, any].map(|dy| Kernel::Parameters { norm, x, dy }));
         }

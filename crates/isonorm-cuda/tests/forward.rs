@@ -5,7 +5,7 @@ mod support;
 use std::sync::OnceLock;
 
 use isonorm::{Io, Level};
-use isonorm_cuda::{Forward, Kernel, Norm, Shape, Storage};
+use isonorm_cuda::kernels::{Forward, Kernel, Norm, Shape, Storage};
 use isonorm_testing::DType;
 use isonorm_testing::golden;
 use isonorm_testing::values::Kind;
@@ -14,13 +14,18 @@ use support::emulation::Emulation;
 use support::memory::{Layout, Memory, argument, dtype};
 use support::{address, norm_of, rows_of, takes};
 
-/// The shapes that are tested: rows of parts of a warp, of several warps, of several leaves a thread, long rows.
+/// The shapes that are tested: rows of parts of a warp, of several warps, of several leaves a thread, long rows; each with
+/// and without elements that do not exist.
 fn shapes(x: DType) -> Vec<Shape> {
     let whole = 16 / (x.digits() / 2);
-    let shape = |node, groups, is_long| Shape { node, groups, is_long };
+    let shape = |node, groups, warps| Shape { node, groups, warps, is_long: false, is_whole: false };
     let parts = (0..).map(|i| 1 << i).take_while(|groups| *groups < whole && x != DType::F16);
-    let mut shapes: Vec<_> = parts.map(|groups| shape(1, groups, false)).collect();
-    shapes.extend([shape(1, whole, false), shape(2, whole, false), shape(2, whole, true)]);
+    let mut shapes: Vec<_> = parts.map(|groups| shape(1, groups, 1)).collect();
+    shapes.extend([shape(1, whole, 1), shape(1, whole, 4), shape(1, whole, 16), shape(2, whole, 16)]);
+    shapes.push(Shape { is_long: true, ..shape(1, whole, 8) });
+    let wholes = [shape(1, whole / 2, 1), shape(1, whole, 1), shape(1, whole, 8), shape(2, whole, 2)];
+    shapes.extend(wholes.map(|shape| Shape { is_whole: true, ..shape }));
+    shapes.push(Shape { is_long: true, is_whole: true, ..shape(2, whole, 2) });
     shapes
 }
 
@@ -31,7 +36,7 @@ fn emulation(x: DType) -> &'static Emulation {
     LIBRARIES[at].get_or_init(|| {
         let (own, wide) = (Storage::Of(dtype(x)), Storage::Of(dtype(compute_type(x))));
         let mut kernels = Vec::new();
-        for norm in [Norm::Rms, Norm::Layer] {
+        for norm in [Norm::Rms, Norm::Layer, Norm::Llama] {
             let mut add = |shape, params, y, summands| {
                 let kernel = Kernel::Forward { norm, x: dtype(x), shape, params, y, summands };
                 if !kernels.contains(&kernel) {
@@ -39,12 +44,16 @@ fn emulation(x: DType) -> &'static Emulation {
                 }
             };
             let whole = 16 / (x.digits() / 2);
-            let plain = Shape { node: 1, groups: whole, is_long: false };
-            shapes(x).into_iter().for_each(|shape| add(shape, own, own, Storage::None));
+            let plain = Shape { node: 1, groups: whole, warps: 16, is_long: false, is_whole: false };
+            if norm != Norm::Llama {
+                shapes(x).into_iter().for_each(|shape| add(shape, own, own, Storage::None));
+            }
+            add(plain, own, own, Storage::None);
             add(plain, wide, own, Storage::None);
             add(plain, Storage::Any, Storage::Any, Storage::None);
             add(plain, Storage::Any, Storage::Any, Storage::Any);
-            add(Shape { node: 2, is_long: true, ..plain }, own, own, own);
+            add(Shape { is_whole: true, ..plain }, own, own, own);
+            add(Shape { node: 2, warps: 4, is_long: true, ..plain }, own, own, own);
         }
         Emulation::new(kernels)
     })
@@ -94,22 +103,25 @@ impl Call<'_> {
         let emulation = emulation(self.normalized());
         let mut count = 0;
         for kernel in emulation.kernels().iter().filter(|kernel| self.is_for(kernel)) {
-            check(&kernel.name(), self.run(emulation, kernel));
-            count += 1;
+            if let Some(result) = self.run(emulation, kernel) {
+                check(&kernel.name(), result);
+                count += 1;
+            }
         }
         assert!(count > 0, "no kernel does {}", self.norm);
     }
 
-    fn run(&self, emulation: &Emulation, kernel: &Kernel) -> Result {
+    /// `None` where the kernel is for other tensors.
+    fn run(&self, emulation: &Emulation, kernel: &Kernel) -> Option<Result> {
         let (hidden, layout) = (self.norm.hidden, self.layout);
         let count = self.x.len() / hidden;
-        let Kernel::Forward { x, shape, .. } = *kernel else { panic!("{} is not of forward", kernel.name()) };
-        let launch = shape.launch(hidden, x).expect("the kernel was chosen for this");
+        let Kernel::Forward { x: x_type, shape, .. } = *kernel else { panic!("{} is not of forward", kernel.name()) };
+        let launch = shape.launch(hidden, x_type).expect("the kernel was chosen for this");
         let param = |param: &Option<Tensor>| param.as_ref().map(|param| Memory::new(param, hidden, layout));
         let (mut weight, mut bias) = (param(&self.norm.weight), param(&self.norm.bias));
         let mut x = Memory::new(self.x, hidden, layout);
         let mut residual = self.residual.map(|(residual, _)| Memory::new(residual, hidden, layout));
-        let mut r = self.residual.map(|(_, r_type)| Memory::empty(r_type, count, hidden, layout));
+        let mut sum = self.residual.map(|(_, r_type)| Memory::empty(r_type, count, hidden, layout));
         let mut y = Memory::empty(self.y_type, count, hidden, layout);
         let mut saved = Saved::new(compute_type(self.normalized()), count);
         let rows = rows_of(self.norm, self.normalized(), count, &launch);
@@ -118,16 +130,20 @@ impl Call<'_> {
             rows,
             x: x.argument(),
             residual: argument(&mut residual),
-            r: argument(&mut r),
+            r: argument(&mut sum),
             weight: argument(&mut weight),
             bias: argument(&mut bias),
             y: y.argument(),
             stats,
         };
+        let Forward { x, residual, r, weight, bias, y: to, .. } = args;
+        if shape.is_whole && !shape.with(hidden, &[x, residual, r, weight, bias, to]).is_whole {
+            return None;
+        }
         // One block less than there is work for, if that is any: blocks go on to further rows.
         let blocks = launch.blocks(count);
         emulation.run(kernel, &args, (blocks - 1).max(1), launch.threads);
-        Result { y: y.rows(), r: r.map(|r| r.rows()), saved }
+        Some(Result { y: y.rows(), r: sum.map(|r| r.rows()), saved })
     }
 }
 
@@ -206,6 +222,26 @@ fn any_size_and_layout(dtype: DType) {
             if i % 5 == 0 {
                 let residual = &Tensor::values(dtype, Kind::Normal, 93, rows * hidden);
                 check(&Call { norm: &norm, x: &x, residual: Some((residual, dtype)), y_type: dtype, layout });
+            }
+        }
+    }
+}
+
+/// Rows of whole threads, aligned: the kernels without a question about what exists. The last layout is not aligned.
+#[test]
+fn whole_rows() {
+    for (i, hidden) in [128, 256, 512, 1024, 2048, 5120, 8192].into_iter().enumerate() {
+        for (j, dtype) in DType::ALL.into_iter().enumerate() {
+            for (which, offset) in BOTH.into_iter().flat_map(|which| [(which, 0), (which, 4)]) {
+                let rows = if hidden < 600 { 19 } else { 3 };
+                let kind = Kind::ALL[(i + j) % Kind::ALL.len()];
+                let x = Tensor::values(dtype, kind, i as u64, rows * hidden);
+                let param = |seed, given: bool| given.then(|| Tensor::values(dtype, Kind::Normal, seed, hidden));
+                let norm = Spec { weight: param(91, i != 1), bias: param(92, i % 2 == 0), ..Spec::new(which, hidden) };
+                let residual = Tensor::values(dtype, Kind::Normal, 93, rows * hidden);
+                let residual = (i % 2 == 1).then_some((&residual, dtype));
+                let layout = Layout { stride: hidden + 16, offset };
+                check(&Call { norm: &norm, x: &x, residual, y_type: dtype, layout });
             }
         }
     }

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use isonorm::DType;
-use isonorm_cuda::{ChannelLaunch, Kernel, Norm, Nvrtc, PlaneKernel, Shape, Storage};
+use isonorm_cuda::Nvrtc;
+use isonorm_cuda::kernels::{ChannelLaunch, Kernel, Norm, PlaneKernel, Shape, Storage};
 
 /// What `ISONORM_NVRTC` names, the system's, or one that Python packages of the tests brought along.
 fn nvrtc() -> Option<Nvrtc> {
@@ -69,9 +70,11 @@ fn plane_kernels(x: DType) -> Vec<PlaneKernel> {
     for hidden in [64, 4096, 300_000] {
         kernels.push(PlaneKernel::GroupForward { x, shape: Shape::forward(hidden, x), y: own });
         kernels.push(PlaneKernel::GroupBackward { x, shape: Shape::backward(hidden, x), dy: own, dx: own });
-        let shape = ChannelLaunch::new(32, hidden, x).shape;
-        kernels.push(PlaneKernel::Moments { x, shape });
-        kernels.push(PlaneKernel::Correlate { x, shape, dy: own });
+        for samples in [2, 32] {
+            let shape = ChannelLaunch::new(samples, hidden, x).expect("planes fit").shape;
+            kernels.push(PlaneKernel::Moments { x, shape });
+            kernels.push(PlaneKernel::Correlate { x, shape, dy: own });
+        }
     }
     kernels
 }

@@ -73,14 +73,8 @@ fn golden_bits_of_backward() {
 /// As the core has it: forward and backward.
 fn check(backward: &Backward, gpu: Gpu) {
     let call = &backward.call;
-    let label = format!(
-        "{:?} {:?} in {}, {:?}, {:?}, {gpu:?}",
-        call.norm,
-        call.shape,
-        call.groups,
-        call.x.dtype(),
-        call.eps
-    );
+    let label =
+        format!("{:?} {:?} in {}, {:?}, {:?}, {gpu:?}", call.norm, call.shape, call.groups, call.x.dtype(), call.eps);
     let (expected, found) = (call.run(WAYS[0], one(Level::detect())), gpu.forward(call));
     assert_same_bits(&format!("{label}, y"), call.shape.spatial, &expected.y, &found.y);
     for (name, (expected, found)) in ["mean", "var", "rstd"].iter().zip(expected.reported.iter().zip(&found.reported)) {

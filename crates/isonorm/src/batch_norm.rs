@@ -248,8 +248,8 @@ impl<'a> BatchNorm<'a> {
     }
 
     fn check_running(&self, x: DType, mean: Slice<'_>, var: Slice<'_>) -> Result<(), Error> {
-        check_param("running_mean", mean, self.channels, "channel", x)?;
-        check_param("running_var", var, self.channels, "channel", x)
+        check_param("running_mean", mean.kind(), self.channels, "channel", x)?;
+        check_param("running_var", var.kind(), self.channels, "channel", x)
     }
 
     fn task<C: Compute>(&self, shape: Shape, stream: bool) -> Result<Task<'a, C>, Error> {

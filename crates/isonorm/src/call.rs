@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::forward::{self, Reach, RowNorm, RowsJob, Task};
 use crate::grid::{Place, Sequence, Tensor, Walks};
 use crate::io::{Io, StatsMut, StatsRef};
-use crate::params::{Params, Recipe, check_type};
+use crate::params::{Params, Recipe, check_partial, check_type};
 use crate::residual::Residual;
 use crate::rows::{AnyIn, AnyOut, In, Out, Rows, RowsMut};
 use crate::slice::{Slice, SliceMut};
@@ -103,16 +103,8 @@ impl Call<'_> {
 
     #[inline]
     pub(crate) fn check_params(&self, dtype: DType) -> Result<(), Error> {
-        self.check_partial()?;
+        check_partial(self.partial, self.hidden)?;
         self.params.check(self.hidden, "normalized element", dtype)
-    }
-
-    #[inline]
-    pub(crate) fn check_partial(&self) -> Result<(), Error> {
-        match self.partial {
-            Some(k) if k == 0 || k > self.hidden => Err(Error::Partial { found: k, hidden: self.hidden }),
-            _ => Ok(()),
-        }
     }
 
     fn check_types(&self, io: &Io<'_>, known: Option<StatsRef<'_>>, dtype: DType) -> Result<(), Error> {

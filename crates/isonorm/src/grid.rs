@@ -8,10 +8,11 @@ use crate::rows::{Layout, MAX_DIMS, Rows, RowsMut};
 
 /// The leading shape shared by all tensors of a call.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Grid {
+pub struct Grid {
     lens: [usize; MAX_DIMS],
     dims: usize,
-    pub(crate) rows: usize,
+    /// How many.
+    pub rows: usize,
 }
 
 impl Grid {
@@ -21,6 +22,11 @@ impl Grid {
         Grid { lens, dims: 1, rows }
     }
 
+    /// The leading shape, joined as far as all tensors allow.
+    pub fn lens(&self) -> &[usize] {
+        &self.lens[..self.dims]
+    }
+
     fn shape(&self, hidden: usize) -> Vec<usize> {
         self.lens[..self.dims].iter().copied().chain([hidden]).collect()
     }
@@ -28,14 +34,14 @@ impl Grid {
 
 /// Where each row of one tensor starts, in a grid.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Walk {
+pub struct Walk {
     strides: [isize; MAX_DIMS],
     offset: usize,
 }
 
 /// One tensor of a call, before the grid is known.
 #[derive(Clone, Copy)]
-pub(crate) struct Tensor<'t> {
+pub struct Tensor<'t> {
     name: &'static str,
     len: usize,
     layout: Option<Layout<'t>>,
@@ -46,14 +52,16 @@ pub(crate) struct Tensor<'t> {
 
 /// The walks of a call's tensors over one grid; those of absent tensors stand still.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Walks<const N: usize> {
-    pub(crate) grid: Grid,
-    pub(crate) each: [Walk; N],
+pub struct Walks<const N: usize> {
+    /// The shape.
+    pub grid: Grid,
+    /// A walk for each tensor.
+    pub each: [Walk; N],
 }
 
 /// The order in which a call takes its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sequence {
+pub enum Sequence {
     /// As the first tensor lies in memory, which is written, so that it can be cut for threads.
     Memory,
     /// The logical one: rows are summed.
@@ -67,7 +75,7 @@ impl<const N: usize> Walks<N> {
 
     /// Checks all shapes and strides of tensors of rows of `hidden` elements, the first of which is written, and
     /// brings them into one order. The second gives the shape where none is strided.
-    pub(crate) fn of(tensors: &[Option<Tensor<'_>>; N], hidden: usize, sequence: Sequence) -> Result<Self, Error> {
+    pub fn of(tensors: &[Option<Tensor<'_>>; N], hidden: usize, sequence: Sequence) -> Result<Self, Error> {
         let mut walks = Walks::none();
         let present = || tensors.iter().flatten();
         let leader = present().find(|tensor| tensor.is_strided()).or(tensors[1].as_ref()).or(tensors[0].as_ref());
@@ -93,17 +101,22 @@ impl<const N: usize> Walks<N> {
 }
 
 impl<'t> Tensor<'t> {
+    /// Rows of `len` elements in all, contiguous where no layout is given.
+    pub fn rows(name: &'static str, len: usize, layout: Option<Layout<'t>>, is_written: bool) -> Tensor<'t> {
+        Tensor { name, len, layout, is_written, is_scalar: false }
+    }
+
     /// One element for each row.
-    pub(crate) fn scalars(name: &'static str, len: usize) -> Tensor<'t> {
+    pub fn scalars(name: &'static str, len: usize) -> Tensor<'t> {
         Tensor { name, len, layout: None, is_written: false, is_scalar: true }
     }
 
     pub(crate) fn read(name: &'static str, rows: &Rows<'t>) -> Self {
-        Tensor { name, len: rows.data.len(), layout: rows.layout, is_written: false, is_scalar: false }
+        Tensor::rows(name, rows.data.len(), rows.layout, false)
     }
 
     pub(crate) fn write(name: &'static str, rows: &RowsMut<'t>) -> Self {
-        Tensor { name, len: rows.data.len(), layout: rows.layout, is_written: true, is_scalar: false }
+        Tensor::rows(name, rows.data.len(), rows.layout, true)
     }
 
     /// Whether its own layout gives a shape that others must follow.
@@ -159,6 +172,16 @@ impl<'t> Tensor<'t> {
 }
 
 impl Walk {
+    /// Where the first row starts.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// Elements from a row to the next along dimension `d` of the grid.
+    pub fn stride(&self, d: usize) -> isize {
+        self.strides[d]
+    }
+
     /// Contiguous rows in a grid of one dimension.
     pub(crate) const fn contiguous(hidden: usize) -> Self {
         let mut strides = [0; MAX_DIMS];

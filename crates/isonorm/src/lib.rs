@@ -129,6 +129,8 @@ mod planes;
 mod residual;
 mod rms_norm;
 mod rows;
+#[doc(hidden)]
+pub mod rules;
 mod running;
 mod shards;
 mod side_by_side;

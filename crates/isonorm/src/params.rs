@@ -28,26 +28,8 @@ impl<'a> Params<'a> {
     /// Checks lengths and types for `len` elements or channels of an x stored as `x`.
     #[inline]
     pub(crate) fn check(&self, len: usize, per: &'static str, x: DType) -> Result<(), Error> {
-        if let Some(weight) = self.weight {
-            check_param("weight", weight, len, per, x)?;
-        }
-        if let Some(bias) = self.bias {
-            check_param("bias", bias, len, per, x)?;
-        }
-        let offset = self.offset;
-        // +0 or -0, by the bits: a host may have small numbers compare as 0. Unseen, this would become a comparison.
-        if black_box(offset.to_bits()) << 1 == 0 {
-            return Ok(());
-        }
-        if !offset.is_finite() {
-            return Err(Error::Option { name: "weight_offset", found: offset, expected: "a finite number" });
-        }
-        // What rounds to 0 in the compute type counts as not given: half of f32's smallest value is 2^-150.
-        let is_given = x == DType::F64 || offset.abs() > 0.5 * f64::from(f32::from_bits(1));
-        if is_given && self.weight.is_none() {
-            return Err(Error::OffsetWithoutWeight { offset });
-        }
-        Ok(())
+        let kind = |param: Option<Slice<'_>>| param.map(|param| param.kind());
+        check_params(kind(self.weight), kind(self.bias), self.offset, len, per, x)
     }
 
     /// The parameters as a kernel of x stored as `T` can read them in place, or `None` where they have to
@@ -97,26 +79,69 @@ impl<'a> Params<'a> {
     }
 }
 
-/// A parameter's length and type.
+/// Length and type of a parameter.
+pub type Kind = (usize, DType);
+
+/// Weight, bias and what is added to the weight, for `len` elements or channels of an x stored as `x`.
 #[inline]
-pub(crate) fn check_param(
+pub fn check_params(
+    weight: Option<Kind>,
+    bias: Option<Kind>,
+    offset: f64,
+    len: usize,
+    per: &'static str,
+    x: DType,
+) -> Result<(), Error> {
+    if let Some(weight) = weight {
+        check_param("weight", weight, len, per, x)?;
+    }
+    if let Some(bias) = bias {
+        check_param("bias", bias, len, per, x)?;
+    }
+    // +0 or -0, by the bits: a host may have small numbers compare as 0. Unseen, this would become a comparison.
+    if black_box(offset.to_bits()) << 1 == 0 {
+        return Ok(());
+    }
+    if !offset.is_finite() {
+        return Err(Error::Option { name: "weight_offset", found: offset, expected: "a finite number" });
+    }
+    // What rounds to 0 in the compute type counts as not given: half of f32's smallest value is 2^-150.
+    let is_given = x == DType::F64 || offset.abs() > 0.5 * f64::from(f32::from_bits(1));
+    if is_given && weight.is_none() {
+        return Err(Error::OffsetWithoutWeight { offset });
+    }
+    Ok(())
+}
+
+/// A parameter's length and type, or those of its gradient.
+#[inline]
+pub fn check_param(
     name: &'static str,
-    param: Slice<'_>,
+    (found, dtype): Kind,
     expected: usize,
     per: &'static str,
     x: DType,
 ) -> Result<(), Error> {
-    if param.len() != expected {
-        return Err(Error::ParameterLen { name, per, expected, found: param.len() });
+    if found != expected {
+        return Err(Error::ParameterLen { name, per, expected, found });
     }
-    if param.dtype() == DType::F64 && x != DType::F64 {
+    if dtype == DType::F64 && x != DType::F64 {
         return Err(Error::Type { name, found: DType::F64, like: "x", expected: x });
     }
     Ok(())
 }
 
+/// Elements of a row that enter the statistics, if not all.
+#[inline]
+pub fn check_partial(partial: Option<usize>, hidden: usize) -> Result<(), Error> {
+    match partial {
+        Some(k) if k == 0 || k > hidden => Err(Error::Partial { found: k, hidden }),
+        _ => Ok(()),
+    }
+}
+
 /// f64 goes with f64 alone.
-pub(crate) fn check_type(name: &'static str, found: DType, x: DType) -> Result<(), Error> {
+pub fn check_type(name: &'static str, found: DType, x: DType) -> Result<(), Error> {
     let is_same = (found == DType::F64) == (x == DType::F64);
     if is_same { Ok(()) } else { Err(Error::Type { name, found, like: "x", expected: x }) }
 }

@@ -27,11 +27,15 @@ pub struct RowsMut<'a> {
     pub(crate) layout: Option<Layout<'a>>,
 }
 
+/// Leading dimensions of rows.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Layout<'a> {
-    pub(crate) offset: usize,
-    pub(crate) shape: &'a [usize],
-    pub(crate) strides: &'a [isize],
+pub struct Layout<'a> {
+    /// Where the first row starts.
+    pub offset: usize,
+    /// Rows along each.
+    pub shape: &'a [usize],
+    /// Elements from a row to the next along each.
+    pub strides: &'a [isize],
 }
 
 impl<'a> Rows<'a> {

@@ -55,8 +55,8 @@ impl<'a> Running<'a> {
     pub fn instances<'s>(&mut self, momentum: f64, stats: impl Into<StatsRef<'s>>, count: usize) -> Result<(), Error> {
         let stats = stats.into();
         let channels = self.mean.len();
-        check_param("running_mean", self.mean.as_slice(), channels, "channel", stats.dtype())?;
-        check_param("running_var", self.var.as_slice(), channels, "channel", stats.dtype())?;
+        check_param("running_mean", self.mean.as_slice().kind(), channels, "channel", stats.dtype())?;
+        check_param("running_var", self.var.as_slice().kind(), channels, "channel", stats.dtype())?;
         if stats.len() != 0 && stats.len().checked_rem(channels) != Some(0) {
             return Err(Error::NotWhole { name: "stats", what: "samples", found: stats.len(), size: channels });
         }

@@ -23,7 +23,7 @@ use crate::io::{Io, StatsRef};
 use crate::isa::float_env::FloatEnv;
 use crate::layer_norm::Layer;
 use crate::order::{Extent, Kind, Order, Sums};
-use crate::params::{Recipe, check_type};
+use crate::params::{Recipe, check_partial, check_type};
 use crate::partial::Partial;
 use crate::rms_norm::Rms;
 use crate::rows::{AnyIn, In, Rows, RowsMut};
@@ -164,7 +164,7 @@ macro_rules! with_norm {
 
 impl<'a> Shard<'a> {
     pub(crate) fn new(call: Call<'a>, which: Which, columns: Range<usize>) -> Result<Self, Error> {
-        call.check_partial()?;
+        check_partial(call.partial, call.hidden)?;
         if columns.start > columns.end || columns.end > call.hidden {
             return Err(Error::Columns { found: columns, hidden: call.hidden });
         }

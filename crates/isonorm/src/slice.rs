@@ -30,6 +30,10 @@ macro_rules! slices {
         }
 
         impl<'a> Slice<'a> {
+            /// Length and type.
+            pub(crate) fn kind(&self) -> (usize, DType) {
+                (self.len(), self.dtype())
+            }
             /// `len` elements from `start` on.
             pub(crate) fn part(&self, start: usize, len: usize) -> Slice<'a> {
                 match self { $(Slice::$variant(slice) => Slice::$variant(&slice[start..start + len])),* }

@@ -35,4 +35,6 @@ inline unsigned short narrow_bf16(float value) {
 inline unsigned narrow_pair_f16(float low, float high) { return narrow_f16(low) | unsigned(narrow_f16(high)) << 16; }
 inline unsigned narrow_pair_bf16(float low, float high) { return narrow_bf16(low) | unsigned(narrow_bf16(high)) << 16; }
 
+inline void hide(unsigned&) {}
+
 } // namespace isonorm

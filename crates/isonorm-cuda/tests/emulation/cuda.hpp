@@ -151,7 +151,8 @@ inline void require_full(unsigned mask) {
     if (mask != 0xFFFFFFFFu) std::abort();
 }
 
-inline void launch(void (*kernel)(const void*), const void* args, unsigned grid, unsigned threads) {
+inline void launch(void (*kernel)(const void*), const void* args, unsigned grid, unsigned threads, unsigned cluster = 1) {
+    if (cluster != 1) std::abort();
     if (threads % WARP != 0) std::abort();
     block.kernel = kernel;
     block.args = args;

@@ -4,9 +4,9 @@ use std::ffi::c_void;
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 
-use isonorm_cuda::{
-    Apply, ChannelLaunch, Channels, Correlate, Evaluate, Gradients, GroupBackward, GroupForward, Groups, Instances, Kernel,
-    Lines, Moments, PlaneKernel, Planes, Rows, Running, Shape, Storage, Tensor as Argument,
+use isonorm_cuda::kernels::{
+    Apply, ChannelLaunch, Channels, Correlate, Evaluate, Gradients, GroupBackward, GroupForward, Groups, Instances,
+    Kernel, Lines, Moments, PlaneKernel, Planes, Rows, Running, Shape, Storage, Tensor as Argument,
 };
 use isonorm_testing::DType;
 use isonorm_testing::golden::Norm;
@@ -21,10 +21,10 @@ use crate::support::memory::{Layout, Memory, argument, dtype};
 use crate::support::planes::{PlaneLayout, PlaneMemory};
 
 /// Rows or planes of a part of a warp, of several warps, of several pieces.
-fn shapes(x: DType) -> [Shape; 3] {
+fn shapes(x: DType) -> [Shape; 4] {
     let whole = 16 / (x.digits() / 2);
-    let shape = |groups, is_long| Shape { node: 1, groups, is_long };
-    [shape(1, false), shape(whole, false), shape(whole, true)]
+    let shape = |groups, warps, is_long| Shape { node: 1, groups, warps, is_long, is_whole: false };
+    [shape(1, 1, false), shape(whole, 8, false), shape(whole, 1, true), shape(whole, 8, true)]
 }
 
 /// One library for each type of x. Tensors of other types go through kernels for long rows, which do all.
@@ -35,7 +35,7 @@ fn emulation(x: DType) -> &'static Emulation {
         let (x_type, compute) = (dtype(x), dtype(compute_type(x)));
         let (own, any) = (Storage::Of(x_type), Storage::Any);
         let mut kernels = vec![PlaneKernel::Evaluate { compute }, PlaneKernel::Instances { compute }];
-        for (shape, others) in shapes(x).map(|shape| (shape, own)).into_iter().chain([(shapes(x)[2], any)]) {
+        for (shape, others) in shapes(x).map(|shape| (shape, own)).into_iter().chain([(shapes(x)[3], any)]) {
             kernels.push(PlaneKernel::GroupForward { x: x_type, shape, y: others });
             kernels.push(PlaneKernel::GroupBackward { x: x_type, shape, dy: others, dx: others });
             kernels.push(PlaneKernel::Correlate { x: x_type, shape, dy: others });
@@ -131,7 +131,8 @@ impl Gpu {
         let [mut x, mut dy] = [&call.x, &backward.dy].map(|tensor| work.place(tensor));
         let mut dx = PlaneMemory::empty(backward.dx_type, call.shape, self.layout);
         let dx_argument = if in_place { dy.argument() } else { dx.argument() };
-        let all = [(x.argument(), call.x.dtype()), (dy.argument(), backward.dy.dtype()), (dx_argument, backward.dx_type)];
+        let all =
+            [(x.argument(), call.x.dtype()), (dy.argument(), backward.dy.dtype()), (dx_argument, backward.dx_type)];
         let channels = call.shape.channels;
         let layout = Layout { stride: channels, offset: 1 };
         let mut wanted = [backward.dweight, backward.dbias]
@@ -208,7 +209,7 @@ impl Work<'_> {
     /// One of the shapes in which `launch` works, for tensors of this storage.
     fn choose<L>(&self, storage: Storage, launch: impl Fn(Shape) -> Option<L>) -> (Shape, L) {
         let shapes = shapes(self.call.x.dtype());
-        let shapes = if storage == Storage::Any { &shapes[2..] } else { &shapes };
+        let shapes = if storage == Storage::Any { &shapes[3..] } else { &shapes };
         let mut all: Vec<_> = shapes.iter().filter_map(|shape| Some((*shape, launch(*shape)?))).collect();
         all.swap_remove(self.gpu.choice % all.len())
     }
@@ -238,7 +239,12 @@ impl Work<'_> {
         self.emulation.run(&Kernel::Planes(kernel), &args, blocks, threads);
     }
 
-    fn group_backward(&mut self, [(x, _), (dy, dy_type), (dx, dx_type)]: [Typed; 3], is_known: bool, saved: &mut Saved) {
+    fn group_backward(
+        &mut self,
+        [(x, _), (dy, dy_type), (dx, dx_type)]: [Typed; 3],
+        is_known: bool,
+        saved: &mut Saved,
+    ) {
         let storage = self.storage([dy_type, dx_type]);
         let (shape, groups, [blocks, threads]) = self.groups(storage);
         let (known, stats) = if is_known { (address(saved), null_mut()) } else { (null_mut(), address(saved)) };
@@ -269,7 +275,8 @@ impl Work<'_> {
     }
 
     fn running(&mut self) -> Running {
-        let [mean, var] = self.running.as_mut().map_or([Argument::NONE; 2], |both| both.each_mut().map(Memory::argument));
+        let [mean, var] =
+            self.running.as_mut().map_or([Argument::NONE; 2], |both| both.each_mut().map(Memory::argument));
         Running { mean, var, momentum: self.round(self.call.momentum), biased: self.call.biased.into() }
     }
 
@@ -353,7 +360,8 @@ impl Work<'_> {
 
 /// Running statistics after a batch of InstanceNorm with these statistics.
 pub(crate) fn instances(saved: &mut Saved, shape: Size, momentum: f64, running: &[Tensor; 2]) -> [Tensor; 2] {
-    let (x, mut memory) = (if matches!(saved, Saved::F64(_)) { DType::F64 } else { DType::F32 }, running.each_ref().map(parameter));
+    let (x, mut memory) =
+        (if matches!(saved, Saved::F64(_)) { DType::F64 } else { DType::F32 }, running.each_ref().map(parameter));
     let [mean, var] = memory.each_mut().map(Memory::argument);
     let running = Running { mean, var, momentum: x.narrow(momentum), biased: 0 };
     let Size { samples, channels, spatial } = shape;

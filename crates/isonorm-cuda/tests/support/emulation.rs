@@ -9,7 +9,7 @@ use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use isonorm_cuda::{HEADERS, Kernel, SOURCES};
+use isonorm_cuda::kernels::{HEADERS, Kernel, SOURCES};
 use libloading::Library;
 
 const CUDA: &str = include_str!("../emulation/cuda.hpp");

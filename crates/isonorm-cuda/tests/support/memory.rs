@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 use isonorm::DType;
-use isonorm_cuda::Tensor as Argument;
+use isonorm_cuda::kernels::Tensor as Argument;
 use isonorm_testing::DType as Name;
 
 use super::core::Tensor;

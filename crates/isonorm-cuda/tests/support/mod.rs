@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test uses a part of it
 
 pub(crate) mod emulation;
+pub(crate) mod gpu;
 pub(crate) mod memory;
 pub(crate) mod planes;
 
@@ -10,7 +11,7 @@ pub(crate) mod core;
 
 use std::ffi::c_void;
 
-use isonorm_cuda::{Launch, Norm, Rows, Storage};
+use isonorm_cuda::kernels::{Launch, Norm, Rows, Storage};
 use isonorm_testing::DType;
 
 use self::core::{Norm as Spec, Which, compute_type};
@@ -28,7 +29,11 @@ pub(crate) fn takes(storage: Storage, found: Option<DType>) -> bool {
 
 /// The kernels' name of a norm.
 pub(crate) fn norm_of(norm: &Spec) -> Norm {
-    if norm.which == Which::Rms { Norm::Rms } else { Norm::Layer }
+    match norm.which {
+        Which::Rms if norm.llama => Norm::Llama,
+        Which::Rms => Norm::Rms,
+        Which::Layer => Norm::Layer,
+    }
 }
 
 /// A norm's options for `count` rows of `x`.
@@ -37,7 +42,6 @@ pub(crate) fn rows_of(norm: &Spec, x: DType, count: usize, launch: &Launch) -> R
     Rows {
         eps: round(norm.eps.value),
         eps_outside: norm.eps.outside.into(),
-        llama: norm.llama.into(),
         weight_offset: round(norm.offset),
         measured: norm.partial.unwrap_or(norm.hidden) as i64,
         ..Rows::new(count, norm.hidden, launch)

@@ -1,7 +1,7 @@
 //! Samples of channels as they lie in a GPU's memory: any strides, any alignment.
 #![allow(unsafe_code)]
 
-use isonorm_cuda::Planes;
+use isonorm_cuda::kernels::Planes;
 use isonorm_testing::DType;
 use isonorm_testing::oracle::forward::Channels;
 

@@ -1,5 +1,5 @@
 //! The shortest way for the commonest call: no gradient, nothing that watches. The dispatcher, which takes more time
-//! than a row does, is left out where it would have nothing to do but to find the kernel: plain tensors on the CPU, and
+//! than a row does, is left out where it would have nothing to do but to find the kernel: plain tensors, and
 //! no autograd, transform, mode or tracer at work. Anything else is `None`, and Python takes the long way.
 #![allow(unsafe_code)]
 
@@ -12,9 +12,10 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 use pyo3::{ffi, intern};
 
+use super::device::Device;
 use super::row_ops::{forward, forward_into};
 use super::rows::{Params, RowNorm};
-use super::shim::{call, is_loaded, shim};
+use super::shim::{is_loaded, shim};
 use super::tensor::Tensor;
 
 /// Elements from which other Python threads may run meanwhile.
@@ -62,7 +63,7 @@ impl Torch {
         Ok(level.extract::<i64>()? >= 0)
     }
 
-    /// A handle of a plain tensor on the CPU.
+    /// A handle of a plain tensor.
     fn handle(&self, object: &Bound<'_, PyAny>) -> PyResult<Option<Tensor>> {
         let py = object.py();
         let (Some(from), kind) = (shim().torch_tensor_from_pyobject, object.get_type()) else { return Ok(None) };
@@ -77,11 +78,9 @@ impl Torch {
         if unsafe { from(object.as_ptr().cast(), &mut handle) } != 0 {
             return Ok(None);
         }
-        let mut device = 0;
-        let is_on_cpu = call!(aoti_torch_get_device_type(handle, &mut device)).is_ok() && device == 0;
         // SAFETY: the handle is new.
         let tensor = unsafe { Tensor::from_handle(handle) };
-        Ok(is_on_cpu.then_some(tensor))
+        Ok((tensor.device() != Device::Other).then_some(tensor))
     }
 }
 

@@ -19,6 +19,12 @@ impl Failure {
     }
 }
 
+impl From<isonorm_cuda::Error> for Failure {
+    fn from(error: isonorm_cuda::Error) -> Self {
+        Failure(error.to_string())
+    }
+}
+
 impl From<isonorm::Error> for Failure {
     fn from(error: isonorm::Error) -> Self {
         Failure(error.to_string())

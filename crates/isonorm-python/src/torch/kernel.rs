@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use isonorm::DType;
 
+use super::device::Emulated;
 use super::failure::Failure;
 use super::shim::{Handle, shim};
 use super::tensor::Tensor;
@@ -199,6 +200,17 @@ pub(super) unsafe extern "C-unwind" fn boxed<K: Kernel>(stack: *mut u64, inputs:
     {
         throw();
     }
+}
+
+/// The same for an emulated GPU, whose tensors are on the CPU.
+///
+/// # Safety
+///
+/// As for [`boxed`].
+pub(super) unsafe extern "C-unwind" fn boxed_emulated<K: Kernel>(stack: *mut u64, inputs: u64, outputs: u64) {
+    let _emulated = Emulated::new();
+    // SAFETY: by the caller's word.
+    unsafe { boxed::<K>(stack, inputs, outputs) };
 }
 
 fn text_of(panic: &(dyn Any + Send)) -> String {

@@ -10,11 +10,11 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use super::device::Device;
 use super::failure::Failure;
 use super::kernel::{Dtype, Kernel};
 use super::planes::{Backward, Options};
-use super::pool::cpu;
-use super::rows::{AddBackward, Params, RowNorm, View, gradient};
+use super::rows::{AddBackward, Backward as RowBackward, Norm, Params, RowNorm, gradient};
 use super::tensor::{Tensor, TensorMut};
 use crate::error::raised;
 
@@ -124,10 +124,12 @@ impl Kernel for RowNormBackwardPartial {
         let norm = RowNorm { centered, dims, eps, weight_offset, llama };
         let (params, mask, partial) = (Params::new(weight, bias)?, flags(&mask)?, find(number)?);
         let (hidden, dy, x) = (norm.hidden(&x, &params)?, norm.readable(dy)?, norm.readable(x)?);
-        let mut dx = TensorMut::new(x.shape()?.sizes, x.dtype()?)?;
-        let views = [View::of(&x, dims)?, View::of(&dy, dims)?];
-        let io = BackwardIo::new(views[0].rows(), views[1].rows(), dx.slice()?);
-        norm.norm(hidden, &params, cpu())?.backward(accumulated(io, &mask, &mut *lock(&partial)?))?;
+        let mut dx = TensorMut::new(x.shape()?.sizes, x.dtype()?, x.device())?;
+        let (x, dy) = (&x, &dy);
+        let call = RowBackward { x, dy, dx: &mut dx, dresidual: None, dr: None, dweight: None, dbias: None };
+        let backward =
+            |norm: Norm<'_>, io: BackwardIo<'_>| Ok(norm.backward(accumulated(io, &mask, &mut *lock(&partial)?))?);
+        call.on_cpu(&norm, hidden, &params, backward)?;
         Ok(dx.into_tensor())
     }
 }
@@ -151,8 +153,10 @@ impl Kernel for AddRowNormBackwardPartial {
         let (dy, dr, r, weight, bias, dims, centered, eps, weight_offset, llama, x_dtype, mask, number) = arguments;
         let norm = RowNorm { centered, dims, eps, weight_offset, llama };
         let (params, mask, partial) = (Params::new(weight, bias)?, flags(&mask)?, find(number)?);
+        let backward =
+            |norm: Norm<'_>, io: BackwardIo<'_>| Ok(norm.backward(accumulated(io, &mask, &mut *lock(&partial)?))?);
         let gradients = AddBackward { norm, dy, dr, r, x_dtype: x_dtype.known()? }
-            .run(&params, |norm, io| Ok(norm.backward(accumulated(io, &mask, &mut *lock(&partial)?))?))?;
+            .run(&params, |hidden, call| call.on_cpu(&norm, hidden, &params, backward))?;
         Ok(gradients.map(TensorMut::into_tensor))
     }
 }
@@ -189,7 +193,10 @@ impl Kernel for FinishPartial {
     fn run((weight, bias, number): Self::Arguments) -> Result<[Tensor; 2], Failure> {
         let partial = find(number)?;
         let partial = lock(&partial)?;
-        let (mut dweight, mut dbias) = (gradient(&weight, true, DType::F32)?, gradient(&bias, true, DType::F32)?);
+        let new = |param: &Option<Tensor>| {
+            gradient(param, true, DType::F32, param.as_ref().map_or(Device::Cpu, Tensor::device))
+        };
+        let (mut dweight, mut dbias) = (new(&weight)?, new(&bias)?);
         if weight.is_some() {
             partial.dweight(dweight.slice()?)?;
         }

@@ -4,6 +4,7 @@ use std::ffi::CStr;
 
 use isonorm::{DType, PlaneIo, Running};
 
+use super::device::Device;
 use super::failure::Failure;
 use super::kernel::Kernel;
 use super::planes::{Backward, Layout, Options, samples_of, write_out};
@@ -26,8 +27,8 @@ impl Kernel for BatchNormTrain {
         let (x, layout) = Layout::of(x)?;
         let dtype = x.dtype()?;
         let mut y = layout.new_like(&x, dtype)?;
-        let mut stats = TensorMut::for_stats(layout.channels, dtype)?;
-        let mut after = After::of(running_mean, running_var, dtype)?;
+        let mut stats = TensorMut::for_stats(layout.channels, dtype, x.device())?;
+        let mut after = After::of(running_mean, running_var, (dtype, x.device()))?;
         let io = PlaneIo::new(layout.read(&x)?, layout.write(&mut y)?).stats(stats.stats()?);
         let norm = Options { eps, weight_offset }.batch_norm(layout.channels, &params)?;
         norm.momentum(momentum).train(io, after.running()?)?;
@@ -48,7 +49,7 @@ impl Kernel for BatchNormTrainOut {
     fn run(arguments: Self::Arguments) -> Result<[Tensor; 2], Failure> {
         let (x, weight, bias, running_mean, running_var, momentum, eps, weight_offset, out) = arguments;
         let (mut params, channels) = (Params::new(weight, bias)?, channels_of(&x)?);
-        let mut after = After::of(running_mean, running_var, x.dtype()?)?;
+        let mut after = After::of(running_mean, running_var, (x.dtype()?, x.device()))?;
         write_out(x, &mut params, out, |params, io| {
             let norm = Options { eps, weight_offset }.batch_norm(channels, params)?;
             Ok(norm.momentum(momentum).train(io, after.running()?)?)
@@ -65,7 +66,7 @@ struct After {
 }
 
 impl After {
-    fn of(mean: Option<Tensor>, var: Option<Tensor>, x: DType) -> Result<After, Failure> {
+    fn of(mean: Option<Tensor>, var: Option<Tensor>, x: (DType, Device)) -> Result<After, Failure> {
         let are_there = mean.is_some() && var.is_some();
         Ok(After { are_there, mean: after(&mean, x)?, var: after(&var, x)? })
     }
@@ -78,9 +79,9 @@ impl After {
     }
 }
 
-fn after(running: &Option<Tensor>, x: DType) -> Result<TensorMut, Failure> {
-    let Some(running) = running else { return TensorMut::nothing(x) };
-    let mut copy = TensorMut::new(running.shape()?.sizes, running.dtype()?)?;
+fn after(running: &Option<Tensor>, x: (DType, Device)) -> Result<TensorMut, Failure> {
+    let Some(running) = running else { return TensorMut::nothing(x.0, x.1) };
+    let mut copy = TensorMut::new(running.shape()?.sizes, running.dtype()?, x.1)?;
     copy.copy_from(running)?;
     Ok(copy)
 }
@@ -184,7 +185,7 @@ impl Kernel for GroupNorm {
         let dtype = x.dtype()?;
         let mut y = layout.new_like(&x, dtype)?;
         let norm = Options { eps, weight_offset }.group_norm(groups, layout.channels, &params)?;
-        let mut stats = TensorMut::for_stats(layout.samples * groups.max(0) as usize, dtype)?;
+        let mut stats = TensorMut::for_stats(layout.samples * groups.max(0) as usize, dtype, x.device())?;
         norm.apply(PlaneIo::new(layout.read(&x)?, layout.write(&mut y)?).stats(stats.stats()?))?;
         Ok([y, stats].map(TensorMut::into_tensor))
     }
@@ -201,7 +202,7 @@ impl Kernel for GroupNormOut {
 
     fn run((x, weight, bias, groups, eps, weight_offset, out): Self::Arguments) -> Result<Tensor, Failure> {
         let (mut params, channels) = (Params::new(weight, bias)?, channels_of(&x)?);
-        let mut stats = TensorMut::for_stats(samples_of(&x)? * groups.max(0) as usize, x.dtype()?)?;
+        let mut stats = TensorMut::for_stats(samples_of(&x)? * groups.max(0) as usize, x.dtype()?, x.device())?;
         write_out(x, &mut params, out, |params, io| {
             let norm = Options { eps, weight_offset }.group_norm(groups, channels, params)?;
             Ok(norm.apply(io.stats(stats.stats()?))?)
@@ -240,7 +241,7 @@ impl Kernel for InstanceNormRunning {
     type Results = [Tensor; 2];
 
     fn run((stats, running_mean, running_var, momentum, positions): Self::Arguments) -> Result<[Tensor; 2], Failure> {
-        let mut after = After::of(Some(running_mean), Some(running_var), DType::F32)?;
+        let mut after = After::of(Some(running_mean), Some(running_var), (DType::F32, stats.device()))?;
         if let Some(mut running) = after.running()? {
             running.instances(momentum, stats.stats()?, positions.max(0) as usize)?;
         }

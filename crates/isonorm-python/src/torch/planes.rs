@@ -52,7 +52,7 @@ impl Layout {
     /// A new tensor with the shape and memory order of `x`.
     pub(super) fn new_like(&self, x: &Tensor, dtype: DType) -> Result<TensorMut, Failure> {
         let sizes = x.shape()?.sizes;
-        TensorMut::strided(sizes, &self.strides(sizes), dtype)
+        TensorMut::strided(sizes, &self.strides(sizes), dtype, x.device())
     }
 
     pub(super) fn read<'a>(&self, tensor: &'a Tensor) -> Result<Planes<'a>, Failure> {
@@ -150,8 +150,8 @@ impl Backward {
         let (x, layout) = Layout::of(self.x)?;
         let (dy, dtype) = (layout.arranged(self.dy)?, x.dtype()?);
         let mut dx = layout.new_like(&x, dtype)?;
-        let mut dweight = gradient(&params.weight, self.dweight, dtype)?;
-        let mut dbias = gradient(&params.bias, self.dbias, dtype)?;
+        let mut dweight = gradient(&params.weight, self.dweight, dtype, x.device())?;
+        let mut dbias = gradient(&params.bias, self.dbias, dtype, x.device())?;
         let mut io = PlaneBackwardIo::new(layout.read(&x)?, layout.read(&dy)?, layout.write(&mut dx)?);
         if self.dweight && params.weight.is_some() {
             io = io.dweight(dweight.slice()?);

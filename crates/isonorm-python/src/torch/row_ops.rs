@@ -4,12 +4,10 @@
 use std::ffi::CStr;
 
 use arrayvec::ArrayVec;
-use isonorm::{BackwardIo, Io};
 
 use super::failure::Failure;
 use super::kernel::{Dtype, Kernel};
-use super::pool::cpu;
-use super::rows::{AddBackward, Leading, Params, RowNorm, View, gradient};
+use super::rows::{AddBackward, Backward, Forward, Params, RowNorm, gradient};
 use super::tensor::{Tensor, TensorMut};
 
 /// RMSNorm with a weight.
@@ -74,9 +72,8 @@ impl Kernel for AnyRowNorm {
 
 pub(super) fn forward(norm: RowNorm, x: Tensor, params: &Params) -> Result<Tensor, Failure> {
     let (hidden, x) = (norm.hidden(&x, params)?, norm.readable(x)?);
-    let mut y = TensorMut::new(x.shape()?.sizes, x.dtype()?)?;
-    let view = View::of(&x, norm.dims)?;
-    norm.norm(hidden, params, cpu())?.apply(Io::new(view.rows(), y.slice()?))?;
+    let mut y = TensorMut::new(x.shape()?.sizes, x.dtype()?, x.device())?;
+    norm.forward(hidden, params, Forward { x: Some(&x), y: &mut y, sum: None })?;
     Ok(y.into_tensor())
 }
 
@@ -100,19 +97,13 @@ pub(super) fn forward_into(norm: RowNorm, x: Tensor, mut params: Params, out: Te
     let hidden = norm.hidden(&x, &params)?;
     check_out("out", &out, &x)?;
     let (mut y, in_place) = TensorMut::beside(out, &mut x, &mut params)?;
-    let core = norm.norm(hidden, &params, cpu())?;
-    if !norm.is_writable(y.tensor())? {
-        let mut new = TensorMut::new(x.shape()?.sizes, y.tensor().dtype()?)?;
-        core.apply(Io::new(View::of(&x, norm.dims)?.rows(), new.slice()?))?;
+    x.device().check(y.tensor().device())?;
+    if !norm.has_rows(y.tensor())? {
+        let mut new = TensorMut::new(x.shape()?.sizes, y.tensor().dtype()?, x.device())?;
+        norm.forward(hidden, &params, Forward { x: Some(&x), y: &mut new, sum: None })?;
         return y.copy_from(new.tensor());
     }
-    let leading = Leading::of(y.tensor(), norm.dims)?;
-    if in_place {
-        core.apply(Io::in_place(leading.rows_of(&mut y)?))?;
-    } else {
-        core.apply(Io::new(View::of(&x, norm.dims)?.rows(), leading.rows_of(&mut y)?))?;
-    }
-    Ok(())
+    norm.forward(hidden, &params, Forward { x: (!in_place).then_some(&x), y: &mut y, sum: None })
 }
 
 fn check_out(name: &str, out: &Tensor, x: &Tensor) -> Result<(), Failure> {
@@ -136,9 +127,9 @@ impl Kernel for RowNormBackward {
     fn run(arguments: Self::Arguments) -> Result<[Tensor; 3], Failure> {
         let (dy, x, weight, bias, dims, centered, eps, weight_offset, llama, dweight, dbias) = arguments;
         let norm = RowNorm { centered, dims, eps, weight_offset, llama };
-        let dtype = x.dtype()?;
+        let (dtype, device) = (x.dtype()?, x.device());
         let [dx, dweight, dbias] = backward(norm, dy, x, &Params::new(weight, bias)?, [dweight, dbias])?;
-        let or_nothing = |gradient: Option<TensorMut>| gradient.map_or_else(|| TensorMut::nothing(dtype), Ok);
+        let or_nothing = |gradient: Option<TensorMut>| gradient.map_or_else(|| TensorMut::nothing(dtype, device), Ok);
         Ok([or_nothing(dx)?, or_nothing(dweight)?, or_nothing(dbias)?].map(TensorMut::into_tensor))
     }
 }
@@ -192,20 +183,14 @@ fn backward(
 ) -> Result<[Option<TensorMut>; 3], Failure> {
     let (hidden, dy, x) = (norm.hidden(&x, params)?, norm.readable(dy)?, norm.readable(x)?);
     let new = |param: &Option<Tensor>, is_wanted: bool| match param {
-        Some(param) if is_wanted => TensorMut::new(param.shape()?.sizes, param.dtype()?).map(Some),
+        Some(param) if is_wanted => TensorMut::new(param.shape()?.sizes, param.dtype()?, x.device()).map(Some),
         _ => Ok(None),
     };
-    let mut dx = TensorMut::new(x.shape()?.sizes, x.dtype()?)?;
+    let mut dx = TensorMut::new(x.shape()?.sizes, x.dtype()?, x.device())?;
     let (mut dweight, mut dbias) = (new(&params.weight, wants_dweight)?, new(&params.bias, wants_dbias)?);
-    let views = [View::of(&x, norm.dims)?, View::of(&dy, norm.dims)?];
-    let mut io = BackwardIo::new(views[0].rows(), views[1].rows(), dx.slice()?);
-    if let Some(dweight) = &mut dweight {
-        io = io.dweight(dweight.slice()?);
-    }
-    if let Some(dbias) = &mut dbias {
-        io = io.dbias(dbias.slice()?);
-    }
-    norm.norm(hidden, params, cpu())?.backward(io)?;
+    let (x, dy, to) = (&x, &dy, (dweight.as_mut(), dbias.as_mut()));
+    let call = Backward { x, dy, dx: &mut dx, dresidual: None, dr: None, dweight: to.0, dbias: to.1 };
+    norm.backward(hidden, params, call)?;
     Ok([Some(dx), dweight, dbias])
 }
 
@@ -225,10 +210,10 @@ impl Kernel for AddRowNorm {
         check_out("residual", &residual, &x)?;
         let (hidden, x, residual) = (norm.hidden(&x, &params)?, norm.readable(x)?, norm.readable(residual)?);
         let sizes = x.shape()?.sizes;
-        let (mut y, mut r) = (TensorMut::new(sizes, x.dtype()?)?, TensorMut::new(sizes, residual.dtype()?)?);
-        let views = [View::of(&x, dims)?, View::of(&residual, dims)?];
-        let io = Io::add(views[0].rows(), views[1].rows(), r.slice()?, y.slice()?);
-        norm.norm(hidden, &params, cpu())?.apply(io)?;
+        let new = |dtype| TensorMut::new(sizes, dtype, x.device());
+        let (mut y, mut r) = (new(x.dtype()?)?, new(residual.dtype()?)?);
+        let call = Forward { x: Some(&x), y: &mut y, sum: Some((Some(&residual), &mut r)) };
+        norm.forward(hidden, &params, call)?;
         Ok([y.into_tensor(), r.into_tensor()])
     }
 }
@@ -248,17 +233,14 @@ impl Kernel for AddRowNormInPlace {
         let mut params = Params::new(weight, bias)?;
         check_out("residual", &residual, &x)?;
         let hidden = norm.hidden(&x, &params)?;
-        if !norm.is_writable(&x)? || !norm.is_writable(&residual)? {
+        if !norm.has_rows(&x)? || !norm.has_rows(&residual)? {
             return Err(Failure::new("isonorm: in place, the normalized dimensions of x and residual are contiguous"));
         }
         let (mut y, mut r) = (TensorMut::of(x, &mut params)?, TensorMut::of(residual, &mut params)?);
         if y.overlaps(&r)? {
             return Err(Failure::new("isonorm: in place, x and residual share memory: one of them must be a copy"));
         }
-        let leading = [Leading::of(y.tensor(), dims)?, Leading::of(r.tensor(), dims)?];
-        let core = norm.norm(hidden, &params, cpu())?;
-        core.apply(Io::add_in_place(leading[0].rows_of(&mut y)?, leading[1].rows_of(&mut r)?))?;
-        Ok(())
+        norm.forward(hidden, &params, Forward { x: None, y: &mut y, sum: Some((None, &mut r)) })
     }
 }
 
@@ -281,12 +263,11 @@ impl Kernel for AddRowNormBackward {
         let norm = RowNorm { centered, dims, eps, weight_offset, llama };
         let (params, x_dtype) = (Params::new(weight, bias)?, x_dtype.known()?);
         let wanted = [dweight && params.weight.is_some(), dbias && params.bias.is_some()];
-        let mut dweight = gradient(&params.weight, wanted[0], r.dtype()?)?;
-        let mut dbias = gradient(&params.bias, wanted[1], r.dtype()?)?;
-        let [dx, dresidual] = AddBackward { norm, dy, dr, r, x_dtype }.run(&params, |norm, io| {
-            let io = if wanted[0] { io.dweight(dweight.slice()?) } else { io };
-            let io = if wanted[1] { io.dbias(dbias.slice()?) } else { io };
-            Ok(norm.backward(io)?)
+        let mut dweight = gradient(&params.weight, wanted[0], r.dtype()?, r.device())?;
+        let mut dbias = gradient(&params.bias, wanted[1], r.dtype()?, r.device())?;
+        let [dx, dresidual] = AddBackward { norm, dy, dr, r, x_dtype }.run(&params, |hidden, call| {
+            let (dweight, dbias) = (wanted[0].then_some(&mut dweight), wanted[1].then_some(&mut dbias));
+            norm.backward(hidden, &params, Backward { dweight, dbias, ..call })
         })?;
         Ok([dx, dresidual, dweight, dbias].map(TensorMut::into_tensor))
     }

@@ -2,6 +2,8 @@
 
 use isonorm::{BackwardIo, Cpu, DType, Error, Io, LayerNorm, MAX_DIMS, Recipe, RmsNorm, Rows, RowsMut, Slice};
 
+use super::cuda;
+use super::device::Device;
 use super::failure::Failure;
 use super::pool::cpu;
 use super::shape::contiguous_strides;
@@ -109,16 +111,95 @@ impl RowNorm {
         Ok(Norm::Rms(bias.map_or(norm, |bias| norm.bias(bias))))
     }
 
-    /// x as the core can read its rows: itself, or a contiguous copy.
+    /// x as kernels can read its rows: itself, or a contiguous copy.
     pub(super) fn readable(&self, x: Tensor) -> Result<Tensor, Failure> {
-        let shape = x.shape()?;
-        let has_rows = (self.dims as usize) <= shape.sizes.len() && shape.has_rows(self.dims as usize);
-        if has_rows && x.is_aligned()? { Ok(x) } else { x.copied(&contiguous_strides(x.shape()?.sizes)) }
+        if self.has_rows(&x)? { Ok(x) } else { x.copied(&contiguous_strides(x.shape()?.sizes)) }
     }
 
-    /// Whether rows can be written where `y` has them.
-    pub(super) fn is_writable(&self, y: &Tensor) -> Result<bool, Failure> {
-        Ok(y.shape()?.has_rows(self.dims as usize) && y.is_aligned()?)
+    /// Whether rows can be read and written where `tensor` has them.
+    pub(super) fn has_rows(&self, tensor: &Tensor) -> Result<bool, Failure> {
+        let (shape, dims) = (tensor.shape()?, self.dims as usize);
+        let is_there = dims <= shape.sizes.len() && shape.has_rows(dims) && tensor.is_aligned()?;
+        Ok(is_there && (tensor.device() == Device::Cpu || shape.has_two_strides(dims)))
+    }
+
+    /// Computes y, where the tensors are.
+    pub(super) fn forward(&self, hidden: usize, params: &Params, call: Forward<'_>) -> Result<(), Failure> {
+        let Device::Cpu = call.y.tensor().device() else { return cuda::forward(self, hidden, params, call) };
+        let Forward { x, y, sum } = call;
+        let norm = self.norm(hidden, params, cpu())?;
+        let x = x.map(|x| View::of(x, self.dims)).transpose()?;
+        let of_y = Leading::of(y.tensor(), self.dims)?;
+        let Some((residual, r)) = sum else {
+            let y = of_y.rows_of(y)?;
+            return Ok(norm.apply(match &x {
+                Some(x) => Io::new(x.rows(), y),
+                None => Io::in_place(y),
+            })?);
+        };
+        let residual = residual.map(|residual| View::of(residual, self.dims)).transpose()?;
+        let of_r = Leading::of(r.tensor(), self.dims)?;
+        let (y, r) = (of_y.rows_of(y)?, of_r.rows_of(r)?);
+        Ok(norm.apply(match (&x, &residual) {
+            (Some(x), Some(residual)) => Io::add(x.rows(), residual.rows(), r, y),
+            _ => Io::add_in_place(y, r),
+        })?)
+    }
+
+    /// Computes dx and whatever gradients are asked for, where the tensors are.
+    pub(super) fn backward(&self, hidden: usize, params: &Params, call: Backward<'_>) -> Result<(), Failure> {
+        match call.x.device() {
+            Device::Cpu => call.on_cpu(self, hidden, params, |norm, io| Ok(norm.backward(io)?)),
+            _ => cuda::backward(self, hidden, params, call),
+        }
+    }
+}
+
+/// The tensors of a forward call.
+pub(super) struct Forward<'a> {
+    /// `None`: what y holds.
+    pub(super) x: Option<&'a Tensor>,
+    pub(super) y: &'a mut TensorMut,
+    /// The residual, or `None` for what r holds; and r, their sum.
+    pub(super) sum: Option<(Option<&'a Tensor>, &'a mut TensorMut)>,
+}
+
+/// The tensors of a backward call.
+pub(super) struct Backward<'a> {
+    pub(super) x: &'a Tensor,
+    pub(super) dy: &'a Tensor,
+    pub(super) dx: &'a mut TensorMut,
+    pub(super) dresidual: Option<&'a Tensor>,
+    pub(super) dr: Option<&'a mut TensorMut>,
+    pub(super) dweight: Option<&'a mut TensorMut>,
+    pub(super) dbias: Option<&'a mut TensorMut>,
+}
+
+impl Backward<'_> {
+    /// Tells `backward` the core's norm and the tensors as it takes them.
+    pub(super) fn on_cpu(
+        self,
+        norm: &RowNorm,
+        hidden: usize,
+        params: &Params,
+        backward: impl FnOnce(Norm<'_>, BackwardIo<'_>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let (x, dy) = (View::of(self.x, norm.dims)?, View::of(self.dy, norm.dims)?);
+        let dresidual = self.dresidual.map(|dresidual| View::of(dresidual, norm.dims)).transpose()?;
+        let mut io = BackwardIo::new(x.rows(), dy.rows(), self.dx.slice()?);
+        if let Some(dresidual) = &dresidual {
+            io = io.dresidual(dresidual.rows());
+        }
+        if let Some(dr) = self.dr {
+            io = io.dr(dr.slice()?);
+        }
+        if let Some(dweight) = self.dweight {
+            io = io.dweight(dweight.slice()?);
+        }
+        if let Some(dbias) = self.dbias {
+            io = io.dbias(dbias.slice()?);
+        }
+        backward(norm.norm(hidden, params, cpu())?, io)
     }
 }
 
@@ -140,12 +221,17 @@ impl Leading {
         Ok(Leading(Some((lens, strides, leading))))
     }
 
+    /// Their lengths and strides, where rows do not follow one another.
+    pub(super) fn dims(&self) -> Option<(&[usize], &[isize])> {
+        self.0.as_ref().map(|(lens, strides, leading)| (&lens[..*leading], &strides[..*leading]))
+    }
+
     /// The rows of a tensor that is written.
     pub(super) fn rows_of<'a>(&'a self, tensor: &'a mut TensorMut) -> Result<RowsMut<'a>, Failure> {
         let data = tensor.slice()?;
-        Ok(match &self.0 {
+        Ok(match self.dims() {
             None => data.into(),
-            Some((lens, strides, leading)) => RowsMut::strided(data, 0, &lens[..*leading], &strides[..*leading]),
+            Some((lens, strides)) => RowsMut::strided(data, 0, lens, strides),
         })
     }
 }
@@ -162,18 +248,18 @@ impl<'a> View<'a> {
     }
 
     pub(super) fn rows(&self) -> Rows<'_> {
-        match &self.leading.0 {
+        match self.leading.dims() {
             None => self.data.into(),
-            Some((lens, strides, leading)) => Rows::strided(self.data, 0, &lens[..*leading], &strides[..*leading]),
+            Some((lens, strides)) => Rows::strided(self.data, 0, lens, strides),
         }
     }
 }
 
 /// A new tensor for the gradient of a parameter: of its shape and type, or of nothing where it is not asked for.
-pub(super) fn gradient(param: &Option<Tensor>, wanted: bool, x: DType) -> Result<TensorMut, Failure> {
+pub(super) fn gradient(param: &Option<Tensor>, wanted: bool, x: DType, device: Device) -> Result<TensorMut, Failure> {
     match param {
-        Some(param) if wanted => TensorMut::new(param.shape()?.sizes, param.dtype()?),
-        _ => TensorMut::nothing(x),
+        Some(param) if wanted => TensorMut::new(param.shape()?.sizes, param.dtype()?, device),
+        _ => TensorMut::nothing(x, device),
     }
 }
 
@@ -188,29 +274,29 @@ pub(super) struct AddBackward {
 
 impl AddBackward {
     /// dx in x's type, and dresidual where the residual has another one, else nothing (it is dx); `backward` is told
-    /// the call's tensors.
+    /// the length of rows and the call's tensors.
     pub(super) fn run(
         self,
         params: &Params,
-        backward: impl FnOnce(Norm<'_>, BackwardIo<'_>) -> Result<(), Failure>,
+        backward: impl FnOnce(usize, Backward<'_>) -> Result<(), Failure>,
     ) -> Result<[TensorMut; 2], Failure> {
         let AddBackward { norm, dy, dr, r, x_dtype } = self;
         let (hidden, dy, r) = (norm.hidden(&r, params)?, norm.readable(dy)?, norm.readable(r)?);
         let dr = dr.map(|dr| norm.readable(dr)).transpose()?;
         let (sizes, r_dtype) = (r.shape()?.sizes, r.dtype()?);
-        let mut dx = TensorMut::new(sizes, x_dtype)?;
-        let is_one_type = x_dtype == r_dtype;
-        let mut dresidual = if is_one_type { TensorMut::nothing(r_dtype)? } else { TensorMut::new(sizes, r_dtype)? };
-        let views = [View::of(&r, norm.dims)?, View::of(&dy, norm.dims)?];
-        let dr = dr.as_ref().map(|dr| View::of(dr, norm.dims)).transpose()?;
-        let mut io = BackwardIo::new(views[0].rows(), views[1].rows(), dx.slice()?);
-        if let Some(dr) = &dr {
-            io = io.dresidual(dr.rows());
-        }
-        if !is_one_type {
-            io = io.dr(dresidual.slice()?);
-        }
-        backward(norm.norm(hidden, params, cpu())?, io)?;
+        let (device, is_one_type) = (r.device(), x_dtype == r_dtype);
+        let mut dx = TensorMut::new(sizes, x_dtype, device)?;
+        let mut dresidual = TensorMut::new(if is_one_type { &[0] } else { sizes }, r_dtype, device)?;
+        let call = Backward {
+            x: &r,
+            dy: &dy,
+            dx: &mut dx,
+            dresidual: dr.as_ref(),
+            dr: (!is_one_type).then_some(&mut dresidual),
+            dweight: None,
+            dbias: None,
+        };
+        backward(hidden, call)?;
         Ok([dx, dresidual])
     }
 }

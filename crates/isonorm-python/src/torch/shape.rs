@@ -50,6 +50,19 @@ impl<'a> Shape<'a> {
         self.is_contiguous() || (leading <= MAX_DIMS && self.is_dense(leading..self.sizes.len()))
     }
 
+    /// Whether all dimensions but the last `dims` are crossed with two strides: one for the last of them, and one for all
+    /// before it. Tensors of one call then share such strides.
+    pub(super) fn has_two_strides(&self, dims: usize) -> bool {
+        let outer = self.sizes.len().saturating_sub(dims + 1);
+        let mut expected = None;
+        self.is_contiguous()
+            || (0..outer).rev().filter(|d| self.sizes[*d] != 1).all(|d| {
+                let fits = expected.is_none_or(|expected| expected == self.strides[d]);
+                expected = Some(self.strides[d] * self.sizes[d]);
+                fits
+            })
+    }
+
     /// Whether channels, dimension 1, lie side by side, positions after one another and samples after these.
     pub(super) fn is_channels_last(&self) -> bool {
         let dims = self.sizes.len();

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_void};
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use isonorm::DType;
@@ -63,6 +64,7 @@ shim! {
     required aoti_torch_get_dtype: fn(Handle, *mut i32) -> Status;
     required aoti_torch_empty_strided: fn(i64, *const i64, *const i64, i32, i32, i32, *mut Handle) -> Status;
     required aoti_torch_get_device_type: fn(Handle, *mut i32) -> Status;
+    required aoti_torch_get_device_index: fn(Handle, *mut i32) -> Status;
     required aoti_torch_grad_mode_is_enabled: fn() -> bool;
     required aoti_torch_copy_: fn(Handle, Handle, i32) -> Status;
     optional torch_delete_stable_ivalue: fn(*mut u64) -> Status;
@@ -98,6 +100,13 @@ pub(super) fn shim() -> &'static Shim {
     SHIM.get().expect("kernels are registered after the functions are found")
 }
 
+static PATH: OnceLock<PathBuf> = OnceLock::new();
+
+/// Where the library is: others of torch are beside it.
+pub(super) fn library_path() -> Result<&'static Path, Failure> {
+    PATH.get().map(PathBuf::as_path).ok_or_else(|| Failure::new("isonorm: torch has not been loaded"))
+}
+
 /// Whether there are functions.
 pub(super) fn is_loaded() -> bool {
     SHIM.get().is_some()
@@ -109,6 +118,7 @@ pub(super) fn load(path: &str) -> Result<&'static Shim, Failure> {
     let library = unsafe { Library::new(path) }.map_err(Failure::load)?;
     let found = Shim::of(&library)?;
     std::mem::forget(library);
+    _ = PATH.set(PathBuf::from(path));
     Ok(SHIM.get_or_init(|| found))
 }
 

@@ -9,6 +9,7 @@ use arrayvec::ArrayVec;
 use half::{bf16, f16};
 use isonorm::{DType, Slice, SliceMut, Stats, StatsMut, StatsRef};
 
+use super::device::Device;
 use super::failure::Failure;
 use super::pages::ask_for;
 use super::rows::Params;
@@ -22,7 +23,7 @@ const STATS: usize = 5;
 
 const _: () = assert!(size_of::<Stats<f32>>() == STATS * 4 && size_of::<Stats<f64>>() == STATS * 8);
 
-/// A tensor on the CPU, and this handle's share in it. What a kernel asks for again and again is asked of libtorch once.
+/// A tensor, and this handle's share in it. What a kernel asks for again and again is asked of libtorch once.
 pub(super) struct Tensor {
     handle: Handle,
     dims: usize,
@@ -31,6 +32,7 @@ pub(super) struct Tensor {
     data: *mut c_void,
     dtype: Result<DType, &'static str>,
     is_bool: bool,
+    device: Device,
 }
 
 impl Drop for Tensor {
@@ -60,11 +62,15 @@ impl Tensor {
             None => Err("isonorm: tensors are float32, float64, float16 or bfloat16, got another dtype"),
         };
         let is_bool = is_known && code == shim().bool_code;
-        Tensor { handle, dims: dims as usize, sizes, strides, data, dtype, is_bool }
+        Tensor { handle, dims: dims as usize, sizes, strides, data, dtype, is_bool, device: Device::of(handle) }
     }
 
     pub(super) fn handle(&self) -> Handle {
         self.handle
+    }
+
+    pub(super) fn device(&self) -> Device {
+        self.device
     }
 
     pub(super) fn into_handle(self) -> Handle {
@@ -99,6 +105,19 @@ impl Tensor {
         Ok((data, len))
     }
 
+    /// The same, for kernels of a GPU, with the type.
+    pub(super) fn memory(&self) -> Result<(*mut c_void, usize, DType), Failure> {
+        let dtype = self.dtype()?;
+        let (data, len) = self.span(dtype.size())?;
+        Ok((data, len, dtype))
+    }
+
+    /// The same, of a tensor on the CPU.
+    fn span_on_cpu(&self, size: usize) -> Result<(*mut c_void, usize), Failure> {
+        Device::Cpu.check(self.device)?;
+        self.span(size)
+    }
+
     /// Whether its memory is where elements of its type can be.
     pub(super) fn is_aligned(&self) -> Result<bool, Failure> {
         Ok(self.data.addr().is_multiple_of(self.dtype()?.size()))
@@ -107,7 +126,7 @@ impl Tensor {
     /// Its elements, in memory order, and what lies between them.
     pub(super) fn slice(&self) -> Result<Slice<'_>, Failure> {
         let dtype = self.dtype()?;
-        let (data, len) = self.span(dtype.size())?;
+        let (data, len) = self.span_on_cpu(dtype.size())?;
         // For each arm: the memory has `len` elements of this type and lives as long as the tensor. Writers are
         // kept apart from it: `TensorMut`.
         Ok(match dtype {
@@ -129,6 +148,7 @@ impl Tensor {
         }
         // SAFETY: libtorch gave them, `dims` of each, and they live as long as the tensor does.
         let shape = unsafe { Shape::from_raw(self.sizes, self.strides, self.dims) };
+        Device::Cpu.check(self.device)?;
         let len = shape.span();
         if !shape.is_contiguous() || (len > 0 && self.data.is_null()) {
             return Err(Failure::new("isonorm: a mask is contiguous, in memory of its own"));
@@ -142,7 +162,7 @@ impl Tensor {
     pub(super) fn stats(&self) -> Result<StatsRef<'_>, Failure> {
         self.check_stats()?;
         let dtype = self.dtype()?;
-        let (data, len) = self.span(dtype.size())?;
+        let (data, len) = self.span_on_cpu(dtype.size())?;
         // For each arm: `Stats` are five floats without padding, and any bits are floats.
         Ok(match dtype {
             // SAFETY: as said above.
@@ -180,7 +200,7 @@ impl Tensor {
 
     /// A copy whose elements follow one another in the order of `strides`.
     pub(super) fn copied(&self, strides: &[i64]) -> Result<Tensor, Failure> {
-        let copy = TensorMut::strided(self.shape()?.sizes, strides, self.dtype()?)?;
+        let copy = TensorMut::strided(self.shape()?.sizes, strides, self.dtype()?, self.device)?;
         call!(aoti_torch_copy_(copy.0.handle, self.handle, 0))?;
         Ok(copy.0)
     }
@@ -212,31 +232,32 @@ pub(super) struct TensorMut(Tensor);
 
 impl TensorMut {
     /// A new tensor of contiguous rows.
-    pub(super) fn new(sizes: &[i64], dtype: DType) -> Result<TensorMut, Failure> {
-        Self::strided(sizes, &contiguous_strides(sizes), dtype)
+    pub(super) fn new(sizes: &[i64], dtype: DType, device: Device) -> Result<TensorMut, Failure> {
+        Self::strided(sizes, &contiguous_strides(sizes), dtype, device)
     }
 
     /// A new tensor that lies in memory as `strides` say.
-    pub(super) fn strided(sizes: &[i64], strides: &[i64], dtype: DType) -> Result<TensorMut, Failure> {
-        const CPU: i32 = 0;
+    pub(super) fn strided(sizes: &[i64], strides: &[i64], dtype: DType, device: Device) -> Result<TensorMut, Failure> {
         let code = shim().dtypes.iter().find(|(_, known)| *known == dtype).map_or(0, |(code, _)| *code);
-        let (dims, mut handle) = (sizes.len() as i64, null_mut());
-        call!(aoti_torch_empty_strided(dims, sizes.as_ptr(), strides.as_ptr(), code, CPU, 0, &mut handle))?;
+        let (dims, (kind, index), mut handle) = (sizes.len() as i64, device.codes(), null_mut());
+        call!(aoti_torch_empty_strided(dims, sizes.as_ptr(), strides.as_ptr(), code, kind, index, &mut handle))?;
         // SAFETY: the handle is new.
         let tensor = unsafe { Tensor::from_handle(handle) };
-        ask_for(tensor.data, tensor.bytes()?.len());
+        if device == Device::Cpu {
+            ask_for(tensor.data, tensor.bytes()?.len());
+        }
         Ok(TensorMut(tensor))
     }
 
     /// What stands for a result that was not asked for.
-    pub(super) fn nothing(dtype: DType) -> Result<TensorMut, Failure> {
-        Self::new(&[0], dtype)
+    pub(super) fn nothing(dtype: DType, device: Device) -> Result<TensorMut, Failure> {
+        Self::new(&[0], dtype, device)
     }
 
     /// Memory for the statistics of `count` rows, groups or channels of an x of type `dtype`.
-    pub(super) fn for_stats(count: usize, dtype: DType) -> Result<TensorMut, Failure> {
+    pub(super) fn for_stats(count: usize, dtype: DType, device: Device) -> Result<TensorMut, Failure> {
         let dtype = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
-        Self::new(&[count as i64, STATS as i64], dtype)
+        Self::new(&[count as i64, STATS as i64], dtype, device)
     }
 
     /// A caller's tensor. Of `params`, those that share memory with it are copied first, so that nothing reads what is
@@ -277,7 +298,7 @@ impl TensorMut {
     /// Its elements, in memory order, and what lies between them.
     pub(super) fn slice(&mut self) -> Result<SliceMut<'_>, Failure> {
         let dtype = self.0.dtype()?;
-        let (data, len) = self.0.span(dtype.size())?;
+        let (data, len) = self.0.span_on_cpu(dtype.size())?;
         // For each arm: as for `Tensor::slice`; a `TensorMut` is new, or no input of the call lies in its memory.
         Ok(match dtype {
             // SAFETY: as said above.
@@ -295,7 +316,7 @@ impl TensorMut {
     pub(super) fn stats(&mut self) -> Result<StatsMut<'_>, Failure> {
         self.0.check_stats()?;
         let dtype = self.0.dtype()?;
-        let (data, len) = self.0.span(dtype.size())?;
+        let (data, len) = self.0.span_on_cpu(dtype.size())?;
         // For each arm: `Stats` are five floats without padding, and the memory is this tensor's alone.
         Ok(match dtype {
             // SAFETY: as said above.

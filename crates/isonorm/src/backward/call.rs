@@ -66,7 +66,7 @@ impl Call<'_> {
         }
         for (name, gradient) in [("dweight", &io.dweight), ("dbias", &io.dbias)] {
             if let Some(gradient) = gradient {
-                check_param(name, gradient.as_slice(), self.hidden, "normalized element", dtype)?;
+                check_param(name, gradient.as_slice().kind(), self.hidden, "normalized element", dtype)?;
             }
         }
         let expected = if dtype == DType::F64 { DType::F64 } else { DType::F32 };

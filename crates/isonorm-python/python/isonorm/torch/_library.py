@@ -1,6 +1,7 @@
 """The operators: found in the extension module, registered with torch's dispatcher, and known to its tracers."""
 
 import functools
+import glob
 import os
 import sys
 
@@ -14,7 +15,13 @@ def _libtorch():
     return os.path.join(os.path.dirname(torch.__file__), "lib", names.get(sys.platform, "libtorch_cpu.so"))
 
 
-_isonorm.register_torch(_libtorch())
+def _nvrtc():
+    """Where the packages that torch brings along have CUDA's compiler."""
+    packages = os.path.dirname(os.path.dirname(torch.__file__))
+    return sorted(glob.glob(os.path.join(packages, "nvidia", "*", "*", "*nvrtc*[0-9]*")), reverse=True)
+
+
+_isonorm.register_torch(_libtorch(), [path for path in _nvrtc() if "builtins" not in path])
 
 ops = torch.ops.isonorm
 

@@ -158,6 +158,11 @@ def _call(norm, params, options, x, leading):
         return None
     if not _rows._requires_grad(*params):
         return None
+    if not x.is_cpu:
+        raise RuntimeError(
+            f"isonorm: {sums.name} is called with a tensor on {x.device}, but gradients are accumulated on the CPU "
+            "alone so far: call it outside of `accumulate`, where autograd adds up what each micro-batch has"
+        )
     return Call(sums, options, x, tuple(leading))
 
 

@@ -1,9 +1,9 @@
 """The norms as functions, with the arguments of :mod:`torch.nn.functional`'s.
 
-All of them take float32, float64, float16 and bfloat16 on the CPU, compute in float32 (in float64 where ``input`` is
-float64) and return ``input``'s dtype; weight and bias have dtypes of their own (float64 with float64 alone). A result's
-bits do not depend on batch, position, strides, threads or instruction set. Under ``torch.autocast`` nothing is
-cast: what autocast is for, sums in float32, happens inside.
+All of them take float32, float64, float16 and bfloat16 on the CPU and on CUDA, compute in float32 (in float64 where
+``input`` is float64) and return ``input``'s dtype; weight and bias have dtypes of their own (float64 with float64
+alone). A result's bits do not depend on batch, position, strides, threads, instruction set or device. Under
+``torch.autocast`` nothing is cast: what autocast is for, sums in float32, happens inside.
 
 ``eps`` is finite and at least 0. Any other is an error; torch, but for its BatchNorm, takes the root of what may be
 negative then, and returns NaN.

@@ -11,6 +11,8 @@ from isonorm._isonorm import torch_row_norm
 from isonorm.torch import _partials, _rows
 from isonorm.torch._families import family_of
 
+#: Where the operators run.
+_DEVICES = ("cpu", "cuda")
 #: How far a probe's results may be from the original's, in steps of the type at their size.
 _STEPS = {torch.float32: 16, torch.float64: 16, torch.float16: 1.01, torch.bfloat16: 1.01}
 #: The share of results that may differ at all in the half types: another place of rounding changes about a quarter.
@@ -42,7 +44,7 @@ def patch(model):
     (Mistral, Qwen, ...), Olmo-type, Gemma 1 to 4, Llama 4, T5-type, Cohere, :class:`torch.nn.LayerNorm` and
     :class:`torch.nn.RMSNorm`. It is then compared with the original on a probe in the module's dtype, and left as it is
     where results differ by more than roundings. Parameters, ``state_dict`` and classes stay as they are. Calls with an
-    input of another dtype than the weight's, or not on the CPU, go to the original ``forward``.
+    input of another dtype than the weight's, or neither on the CPU nor on CUDA, go to the original ``forward``.
 
     Args:
         model (torch.nn.Module): a model, after loading.
@@ -85,7 +87,7 @@ def unpatch(model):
 
 def _forward(self, hidden_states):
     weight = getattr(self, "weight", None)
-    if not hidden_states.is_cpu or (weight is not None and weight.dtype != hidden_states.dtype):
+    if hidden_states.device.type not in _DEVICES or (weight is not None and weight.dtype != hidden_states.dtype):
         if _partials.active:
             _partials.refuse_ranks(self, f"is called with {hidden_states.dtype}, for which its own `forward` is used")
         return type(self).forward(self, hidden_states)
@@ -116,7 +118,7 @@ def _refusal(module, family):
     shape = getattr(module, "normalized_shape", None)
     if weight is None and isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(shape) > 1:
         return "several normalized dimensions without a weight"
-    if weight is not None and weight.device.type != "cpu":
+    if weight is not None and weight.device.type not in _DEVICES:
         return f"its weight is on {weight.device}"
     if weight is not None and shape is None and weight.dim() != 1:
         return f"its weight has {weight.dim()} dimensions"
@@ -133,6 +135,7 @@ def _difference(module, family, weight, dtype):
     scale = torch.tensor([1.0, 0.02, 30.0, 1.0]).view(4, *[1] * len(size))
     x = (torch.randn((4, *size), generator=generator) * scale).to(dtype)
     x[3] += 2.0
+    x = x.to(weight.device) if weight is not None else x
     expected, found = type(module).forward(module, x), _compute(module, family, x, weight)
     if expected.dtype != found.dtype:
         return f"it returns {expected.dtype}, not {found.dtype}"

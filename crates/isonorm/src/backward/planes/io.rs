@@ -129,7 +129,7 @@ impl<'a> PlaneBackwardIo<'a> {
         let Gradients { dweight, dbias } = &self.gradients;
         for (name, gradient) in [("dweight", dweight), ("dbias", dbias)] {
             if let Some(gradient) = gradient {
-                check_param(name, gradient.as_slice(), channels, "channel", self.dtype())?;
+                check_param(name, gradient.as_slice().kind(), channels, "channel", self.dtype())?;
             }
         }
         match self.stats {

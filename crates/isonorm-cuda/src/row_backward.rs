@@ -1,0 +1,182 @@
+//! The backward pass of rows: checks, and which kernels are launched.
+
+use std::ffi::c_void;
+
+use isonorm::rules::{self, Tensor};
+use isonorm::{DType, Error as CallError};
+
+use crate::device::Stream;
+use crate::error::Error;
+use crate::io::BackwardIo;
+use crate::kernels::{Backward, Finish, Kernel, Parameters, Shape, Tensor as Argument, Units};
+use crate::launch::Grid as LaunchGrid;
+use crate::memory::{Rows, Slice, SliceMut};
+use crate::row_norm::{RowNorm, STATS, check_stats, storage};
+use crate::walk::{Grid, check_disjoint, parameter};
+
+impl RowNorm<'_> {
+    /// Queues dx, and the gradients of weight and bias, on `stream`: whatever `io` says.
+    pub fn backward(&self, stream: &Stream<'_>, io: BackwardIo<'_>) -> Result<(), Error> {
+        let x = io.x.data.dtype();
+        self.check(x)?;
+        let grid = self.check_backward(&io, x)?;
+        let eps = self.rounded_eps(x)?;
+        let sums = Sums::of(self, &io, x, grid.rows())?;
+        if self.hidden == 0 {
+            return Ok(());
+        }
+        stream.device().within(|| {
+            if grid.rows() > 0 {
+                self.launch_backward(stream, &io, x, &grid, eps, sums.as_ref())?;
+            }
+            match sums {
+                Some(sums) => sums.launch_finish(stream, &io, x, grid.rows()),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// Elements of the compute type that [`BackwardIo::scratch`] needs for gradients of the parameters over `rows` rows.
+    pub fn scratch(&self, rows: usize, _x: DType) -> usize {
+        STATS * rows + 2 * Units::of(rows).count * self.hidden
+    }
+
+    fn launch_backward(
+        &self,
+        stream: &Stream<'_>,
+        io: &BackwardIo<'_>,
+        x: DType,
+        grid: &Grid<6>,
+        eps: f64,
+        sums: Option<&Sums>,
+    ) -> Result<(), Error> {
+        let [x_rows, dy, dx] = [(1, &io.x), (2, &io.dy), (0, &io.dx.rows)].map(|(i, rows)| grid.argument(i, rows));
+        let dresidual = io.dresidual.as_ref().map_or(Argument::NONE, |dresidual| grid.argument(3, dresidual));
+        let dr = io.dr.as_ref().map_or(Argument::NONE, |dr| grid.argument(4, &dr.rows));
+        let weight = parameter(self.weight.as_ref());
+        let (shape, launch) =
+            self.shape(Shape::backward(self.hidden, x), x, &[x_rows, dy, dx, dresidual, dr, weight])?;
+        let rows = self.shared(x, grid, eps, &launch);
+        let others = [Some(&io.dx.rows), io.dresidual.as_ref(), io.dr.as_ref().map(|dr| &dr.rows)];
+        let dy_storage = storage([io.dy.data.dtype()], x);
+        let kernel = Kernel::Backward {
+            norm: self.kernel(),
+            x,
+            shape,
+            params: self.params_storage(x, [self.weight, None]),
+            dy: dy_storage,
+            others: storage(others.into_iter().flatten().map(|rows| rows.data.dtype()), x),
+        };
+        let known = io.stats.as_ref().map_or(std::ptr::null_mut(), Slice::pointer);
+        let stats = sums.map_or(std::ptr::null_mut(), |sums| sums.stats);
+        let args = Backward { rows, x: x_rows, dy, weight, dresidual, dx, dr, known, stats };
+        stream.launch(&kernel, &args, LaunchGrid::of(&launch, grid.rows()))?;
+        let Some(sums) = sums else { return Ok(()) };
+        let args = Parameters { rows, x: x_rows, dy, stats, nodes: sums.nodes, unit: sums.units.rows as i64 };
+        let kernel = Kernel::Parameters { norm: self.kernel(), x, dy: dy_storage };
+        let (blocks, threads) = sums.units.launch(self.hidden, x);
+        stream.launch(&kernel, &args, LaunchGrid { blocks, threads, cluster: 1 })
+    }
+
+    fn check_backward(&self, io: &BackwardIo<'_>, x: DType) -> Result<Grid<6>, Error> {
+        let (dx, dr) = (&io.dx.rows, io.dr.as_ref().map(|dr| &dr.rows));
+        rules::check_type("dy", io.dy.data.dtype(), x)?;
+        rules::check_type("dx", dx.data.dtype(), x)?;
+        let others = [("dresidual", io.dresidual.as_ref()), ("dr", dr)];
+        for (name, rows) in others {
+            rows.map_or(Ok(()), |rows| rules::check_type(name, rows.data.dtype(), x))?;
+        }
+        let gradients = [("dweight", &io.dweight), ("dbias", &io.dbias)];
+        for (name, gradient) in gradients {
+            if let Some(gradient) = gradient {
+                rules::check_param(name, gradient.as_slice().kind(), self.hidden, "normalized element", x)?;
+            }
+        }
+        check_stats(io.stats.as_ref(), x)?;
+        let grid = Grid::of(
+            &[
+                Some(dx.tensor("dx", true)),
+                Some(io.x.tensor("x", false)),
+                Some(io.dy.tensor("dy", false)),
+                io.dresidual.as_ref().map(|dresidual| dresidual.tensor("dresidual", false)),
+                dr.map(|dr| dr.tensor("dr", true)),
+                io.stats.as_ref().map(|stats| Tensor::scalars("stats", stats.len() / STATS)),
+            ],
+            self.hidden,
+        )?;
+        let read = [
+            Some((1, "x", &io.x)),
+            Some((2, "dy", &io.dy)),
+            io.dresidual.as_ref().map(|dresidual| (3, "dresidual", dresidual)),
+        ];
+        for written in [Some((0, "dx", dx)), dr.map(|dr| (4, "dr", dr))].into_iter().flatten() {
+            read.into_iter().flatten().try_for_each(|read| grid.check_apart(written, read))?;
+            self.check_params_apart(written.1, &written.2.data)?;
+            if let Some(stats) = &io.stats {
+                check_disjoint(written.1, &written.2.data, "stats", stats)?;
+            }
+        }
+        if let Some(dr) = dr {
+            check_disjoint("dr", &dr.data, "dx", &dx.data)?;
+        }
+        self.check_gradients(io, dx, dr)?;
+        Ok(grid)
+    }
+
+    /// Gradients of parameters, and scratch memory, lie apart from everything else.
+    fn check_gradients(&self, io: &BackwardIo<'_>, dx: &Rows<'_>, dr: Option<&Rows<'_>>) -> Result<(), Error> {
+        let own = [("dweight", &io.dweight), ("dbias", &io.dbias), ("scratch", &io.scratch)];
+        let own = own.map(|(name, slice)| slice.as_ref().map(|slice| (name, slice.as_slice())));
+        let rows = [Some(("x", &io.x)), Some(("dy", &io.dy)), Some(("dx", dx)), dr.map(|dr| ("dr", dr))];
+        let others = rows.into_iter().flatten().map(|(name, rows)| (name, rows.data));
+        let others: Vec<_> = others
+            .chain(io.dresidual.as_ref().map(|dresidual| ("dresidual", dresidual.data)))
+            .chain(io.stats.map(|stats| ("stats", stats)))
+            .chain(self.weight.map(|weight| ("weight", weight)))
+            .collect();
+        for (i, (name, slice)) in own.iter().enumerate().filter_map(|(i, own)| Some((i, own.as_ref()?))) {
+            others.iter().try_for_each(|(other, found)| check_disjoint(name, slice, other, found))?;
+            let rest = own[i + 1..].iter().flatten();
+            rest.into_iter().try_for_each(|(other, found)| check_disjoint(name, slice, other, found))?;
+        }
+        Ok(())
+    }
+}
+
+/// Sums over rows, in scratch memory: where, and how rows are cut.
+struct Sums {
+    units: Units,
+    stats: *mut c_void,
+    nodes: *mut c_void,
+}
+
+impl Sums {
+    /// Of a call that asks for gradients of parameters.
+    fn of(norm: &RowNorm<'_>, io: &BackwardIo<'_>, x: DType, rows: usize) -> Result<Option<Self>, Error> {
+        if io.dweight.is_none() && io.dbias.is_none() {
+            return Ok(None);
+        }
+        let (expected, compute) = (norm.scratch(rows, x), rules::compute(x));
+        let found = io.scratch.as_ref().map(SliceMut::as_slice);
+        let (len, dtype) = found.map_or((0, compute), |scratch| scratch.kind());
+        if dtype != compute {
+            return Err(CallError::TypeIsNot { name: "scratch", found: dtype, expected: compute }.into());
+        }
+        if len < expected {
+            return Err(Error::Scratch { found: len, expected });
+        }
+        let at = |at| found.map_or(std::ptr::null_mut(), |scratch| scratch.element(at));
+        Ok(Some(Sums { units: Units::of(rows), stats: at(0), nodes: at(STATS * rows) }))
+    }
+
+    fn launch_finish(&self, stream: &Stream<'_>, io: &BackwardIo<'_>, x: DType, rows: usize) -> Result<(), Error> {
+        let [dweight, dbias] =
+            [&io.dweight, &io.dbias].map(|gradient| parameter(gradient.as_ref().map(SliceMut::as_slice).as_ref()));
+        let hidden = io.dweight.as_ref().or(io.dbias.as_ref()).map_or(0, |gradient| gradient.as_slice().len());
+        let (blocks, threads) = Units::finish(hidden);
+        let units = if rows == 0 { 0 } else { self.units.count as i64 };
+        let args = Finish { nodes: self.nodes, units, hidden: hidden as i64, dweight, dbias };
+        let kernel = Kernel::Finish { compute: rules::compute(x) };
+        stream.launch(&kernel, &args, LaunchGrid { blocks, threads, cluster: 1 })
+    }
+}

@@ -1,0 +1,26 @@
+//! For crates with kernels of their own: the core's checks, on lengths, types and strides alone, so that every front-end
+//! refuses the same calls in the same words.
+
+pub use crate::grid::{Grid, Sequence, Tensor, Walk, Walks};
+pub use crate::params::{Kind, check_param, check_params, check_partial, check_type};
+pub use crate::rows::Layout;
+
+use crate::element::{Compute, DType, Element, with_element};
+use crate::error::Error;
+use crate::stats::EpsOption;
+
+/// The type in which an x of type `x` is computed.
+pub fn compute(x: DType) -> DType {
+    if x == DType::F64 { x } else { DType::F32 }
+}
+
+/// eps, rounded to the compute type of x.
+pub fn eps(value: f64, outside: bool, x: DType) -> Result<f64, Error> {
+    let eps = EpsOption { value, outside };
+    with_element!(x, T => Ok(eps.rounded::<<T as Element>::Compute>()?.value().to_f64()))
+}
+
+/// Any other option, rounded to it.
+pub fn rounded(value: f64, x: DType) -> f64 {
+    with_element!(x, T => <T as Element>::Compute::from_f64(value).to_f64())
+}
