@@ -2,6 +2,7 @@
 #pragma once
 
 #include "channels.cuh"
+#include "layer_norm.cuh"
 #include "running.cuh"
 
 namespace isonorm {

@@ -85,7 +85,7 @@ fn check(backward: &Backward, gpu: Gpu) {
         assert_same_bits(&format!("{label}, running var"), 1, &expected.1, &found.1);
     }
     let expected = backward.run(WAYS[0], one(Level::detect()), false);
-    let found = gpu.backward(backward, gpu.choice % 2 == 0);
+    let found = gpu.backward(backward, gpu.choice.is_multiple_of(2));
     for ((name, expected), (_, found)) in expected.named().into_iter().zip(found.named()) {
         assert_same_bits(&format!("{label}, {name}"), call.shape.spatial, expected, found);
     }
