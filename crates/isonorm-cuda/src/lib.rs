@@ -10,8 +10,8 @@ mod kernel;
 mod nvrtc;
 mod shape;
 
-pub use args::{Backward, Finish, Forward, Parameters, Rows, Tensor};
+pub use args::{Backward, Finish, Forward, Parameters, Rows, Scratch, Tensor};
 pub use error::Error;
-pub use kernel::{HEADERS, Kernel, Norm, SOURCES, Storage};
+pub use kernel::{Gradients, HEADERS, Kernel, Norm, SOURCES, Storage};
 pub use nvrtc::{Compiled, Nvrtc};
 pub use shape::{Launch, Shape, Units};
