@@ -27,6 +27,8 @@ def run(progress, chosen, device, share=(0, 1)):
         start = time.perf_counter()
         try:
             result = compared(mine[name], device)
+        except torch.OutOfMemoryError:
+            result = {"skipped": "out of the device's memory"}
         except Exception as error:
             result = {"error": f"{type(error).__name__}: {error}"[:500]}
         progress.record(name, result | {"seconds": round(time.perf_counter() - start, 3)})
@@ -37,7 +39,7 @@ def run(progress, chosen, device, share=(0, 1)):
 def compared(case, device):
     """What there is to say of a case: `same`, `difference`, or why it was `skipped`."""
     if device == "cpu" and case.way in ON_GPU_ALONE:
-        return {"skipped": f"{case.way} need a GPU"}
+        return {"skipped": f"{case.way}: a GPU's alone"}
     tensors = case.tensors()
     (expected,) = once(case, tensors)
     there = {name: tensor.to(device) for name, tensor in tensors.items()}

@@ -213,6 +213,8 @@ def _ways(most):
         yield Rows(norm, _fit(300, 1000, most), "f32", residual="f32", way=way)
         yield Rows(norm, _fit(20_000, 64, most), way=way)
         yield Rows(norm, _fit(3, 100_003, most), way=way)
+    for norm in BOTH:
+        yield Rows(norm, _fit(1024, 1024, most), weight=None, bias=None, way="far")
 
 
 SECTIONS = (_sizes, _rows, _options, _types, _adds, _layouts, _values, _writes, _ways)

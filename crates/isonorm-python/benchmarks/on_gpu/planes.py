@@ -140,6 +140,7 @@ def _ways(most):
         for norm, groups in ((BATCH, 0), (GROUP, 8), (INSTANCE, 0)):
             running = norm == BATCH and way != "compiled"  # which moves between graphs
             yield Planes(norm, shape, groups=groups, running=running, layout=layout, way=way)
+    yield Planes(GROUP, shape, "bf16", params=None, groups=8, running=False, way="far")
 
 
 SECTIONS = (_batch, _groups, _instances, _options, _ways)
