@@ -1,12 +1,15 @@
-// The backward pass over rows: dx. x and dy are read once and kept in registers; those of long rows are read again.
+// The backward pass over rows: dx, and the sums of weight's and bias's gradients. x and dy are read once and kept in
+// registers; those of long rows are read again.
 //
 //     g   = dy * weight
 //     c1  = mean(g)                    of a norm that takes a mean off
 //     c2  = mean(g * x_hat) * q
 //     dx  = (fma(-x_hat, c2, g - c1) * inv) * scale
+//
+// A team goes through the rows of a unit (`units.cuh`), and keeps what its columns of the current leaf sum to.
 #pragma once
 
-#include "rows.cuh"
+#include "units.cuh"
 
 namespace isonorm {
 
@@ -15,133 +18,193 @@ struct Backward {
     Tensor x, dy, weight, dresidual, dx, dr; // dx goes to dr too, where that is wanted
     const void* known;                       // statistics that forward saved, or null
     void* stats;                             // where they go, or null
+    Scratch scratch;
 };
 
-// A vector of dy in the type in which it is kept.
-template <class D, class C> struct HeldAs {
-    using type = D;
+// A thread's part of a row: x, dy of type D, and what forward saved.
+template <class S, class D> struct Operands {
+    using C = typename S::C;
+    i64 row;
+    Piece<S> x;
+    Piece<S, Held<D, C>> dy;
+    Stats<C> stats;
+
+    // A row, or its statistics alone where it is long.
+    __device__ __forceinline__ void begin(const Team<S>& team, const Backward& args, i64 next) {
+        row = row_of(args.rows, next);
+        if (args.known) stats = static_cast<const Stats<C>*>(args.known)[row];
+        if (!S::IS_LONG) read(team, args, 0);
+    }
+
+    // A piece: that of a long row is read.
+    __device__ __forceinline__ void again(const Team<S>& team, const Backward& args, i64 piece) {
+        if constexpr (S::IS_LONG) {
+            read(team, args, piece);
+        } else {
+            x.hide();
+            dy.hide();
+        }
+    }
+
+    // g of V elements: dy times weight; recipe llama rounds it to x's type.
+    template <class Norm, class P>
+    __device__ __forceinline__ void gradients(const Backward& args, int k, int s, i64 at, int count,
+                                              C (&g)[S::V]) const {
+        load_weight<S, P>(args.rows, args.weight, at, count, g);
+#pragma unroll
+        for (int e = 0; e < S::V; ++e) {
+            g[e] = mul(dy.get(k, s, e), g[e]); // by 1 where there is no weight
+            if (Norm::IS_LLAMA) g[e] = rounded<typename S::T>(g[e]);
+        }
+    }
+
+  private:
+    __device__ __forceinline__ void read(const Team<S>& team, const Backward& args, i64 piece) {
+        const i64 hidden = args.rows.hidden, start = row_start(args.rows, args.dy, row);
+        x.read(team, piece, static_cast<const typename S::T*>(args.x.data) + row_start(args.rows, args.x, row), hidden);
+        if constexpr (Same<D, Any>::VALUE) {
+            each_vector(team, piece, hidden, [&](int k, int s, i64 at, int count) {
+                C v[S::V];
+                load<Any, S::V>(args.dy, start + at, count, v);
+                dy.vectors[k][s] = Packed<C, S::V>{};
+                dy.vectors[k][s].narrow(v);
+            });
+        } else {
+            dy.read(team, piece, static_cast<const D*>(args.dy.data) + start, hidden);
+        }
+    }
 };
-template <class C> struct HeldAs<Any, C> {
-    using type = C;
+
+// c1 and c2.
+template <class C> struct Means {
+    C of_g, of_products;
 };
 
-// A piece of dy.
-template <class S, class D> struct Upstream {
-    using Held = typename HeldAs<D, typename S::C>::type;
-    Packed<Held, S::V> vectors[S::NODE][STEPS];
+template <class Norm, class P, class S, class D>
+__device__ __forceinline__ Means<typename S::C> means(const Team<S>& team, Exchange<S>& exchange, const Backward& args,
+                                                      Operands<S, D>& operands) {
+    using C = typename S::C;
+    constexpr int SUMS = Norm::CENTERED ? 2 : 1;
+    C sums[SUMS];
+    i64 start = 0;
+    const auto next = [&](i64 piece) {
+        operands.again(team, args, piece);
+        start = team.at(piece);
+    };
+    reduce<S, SUMS>(team, exchange, args.rows.hidden, next, [&](int k, int s, int count, C(&lanes)[S::V][SUMS]) {
+        C g[S::V];
+        operands.template gradients<Norm, P>(args, k, s, start + team.offset(k, s), count, g);
+        each_element<S::V>(count, [&](int e) {
+            lanes[e][0] = fused(g[e], Norm::x_hat(operands.x.get(k, s, e), operands.stats), lanes[e][0]);
+            if constexpr (Norm::CENTERED) lanes[e][1] = add(lanes[e][1], g[e]);
+        });
+    }, sums);
+    const Eps<C> eps{C(args.rows.eps), args.rows.eps_outside != 0};
+    const C n = C(measured<S>(args.rows));
+    return {Norm::CENTERED ? divide(sums[SUMS - 1], n) : C(0), eps.times_q(divide(sums[0], n), operands.stats)};
+}
 
-    __device__ __forceinline__ typename S::C get(int k, int s, int e) const { return vectors[k][s].get(e); }
+// What a thread's columns of a leaf sum to: dy * x_hat, then dy, if SUMS are as many.
+template <class S, int SUMS> struct Leaf {
+    typename S::C sums[S::NODE][STEPS][SUMS > 0 ? SUMS : 1][S::V] = {};
 
-    __device__ __forceinline__ void read(const Team<S>& team, i64 piece, const Tensor& dy, i64 row, i64 len) {
-        each_vector(team, piece, len, [&](int k, int s, i64 at, int count) {
-            if constexpr (Same<D, Any>::VALUE) {
-                typename S::C v[S::V];
-                load<Any, S::V, S::IS_WHOLE>(dy, row + at, count, v);
-                vectors[k][s] = Packed<Held, S::V>{};
-                vectors[k][s].narrow(v);
-            } else {
-                vectors[k][s] = isonorm::read<D, S::V, S::IS_WHOLE>(static_cast<const D*>(dy.data) + row + at, count);
+    __device__ __forceinline__ void take(int k, int s, int e, typename S::C dy, typename S::C x_hat) {
+        if constexpr (SUMS > 0) sums[k][s][0][e] = fused(dy, x_hat, sums[k][s][0][e]);
+        if constexpr (SUMS > 1) sums[k][s][1][e] = add(sums[k][s][1][e], dy);
+    }
+
+    // It is the unit's leaf `index`: to the scratch memory, and from +0 on.
+    __device__ __forceinline__ void finish(const Team<S>& team, i64 hidden, typename S::C* slots, unsigned index,
+                                           bool is_last) {
+        each_vector(team, 0, hidden, [&](int k, int s, i64 at, int count) {
+#pragma unroll
+            for (int j = 0; j < SUMS; ++j) {
+                push_leaf<S>(slots + j * hidden + at, 2 * hidden, index, is_last, count, sums[k][s][j]);
+#pragma unroll
+                for (int e = 0; e < S::V; ++e) sums[k][s][j][e] = 0;
             }
         });
     }
-
-    // As `Piece` does.
-    __device__ __forceinline__ void again(const Team<S>& team, i64 piece, const Tensor& dy, i64 row, i64 len) {
-        if constexpr (S::IS_LONG) {
-            read(team, piece, dy, row, len);
-        } else {
-            each_vector(team, piece, len, [&](int k, int s, i64, int) { vectors[k][s].hide(); });
-        }
-    }
 };
 
-// g of V elements: dy times weight; recipe llama rounds it to x's type.
-template <class Norm, class S, class P, class D>
-__device__ __forceinline__ void gradients(const Rows& rows, const Tensor& weight, const Upstream<S, D>& dy, int k, int s,
-                                          i64 at, int count, typename S::C (&g)[S::V]) {
-    load_weight<S, P>(rows, weight, at, count, g);
-#pragma unroll
-    for (int e = 0; e < S::V; ++e) {
-        g[e] = mul(dy.get(k, s, e), g[e]); // by 1 where there is no weight
-        if (Norm::IS_LLAMA) g[e] = rounded<typename S::T>(g[e]);
-    }
-}
-
-// Norm's backward pass. S has x's storage type; P is that of the weight, D that of dy, O that of the rest.
-template <class Norm, class S, class P, class D, class O> __device__ __forceinline__ void backward(const Backward& args) {
+// dx of a row, which the leaf takes.
+template <class Norm, class O, class P, class S, class D, int SUMS>
+__device__ __forceinline__ void write_dx(const Team<S>& team, const Backward& args, Operands<S, D>& operands,
+                                         const Means<typename S::C>& means, Leaf<S, SUMS>& leaf) {
     using C = typename S::C;
     using X = typename S::T;
+    const Rows& rows = args.rows;
+    const Stats<C>& stats = operands.stats;
+    const i64 row = operands.row, dx_row = row_start(rows, args.dx, row);
+    const i64 dr_row = row_start(rows, args.dr, row), dresidual_row = row_start(rows, args.dresidual, row);
+    team.each_piece(rows.hidden, [&](i64 piece) {
+        operands.again(team, args, piece);
+        each_vector(team, piece, rows.hidden, [&](int k, int s, i64 at, int count) {
+            C g[S::V];
+            operands.template gradients<Norm, P>(args, k, s, at, count, g);
+#pragma unroll
+            for (int e = 0; e < S::V; ++e) {
+                const C x_hat = Norm::x_hat(operands.x.get(k, s, e), stats);
+                leaf.take(k, s, e, operands.dy.get(k, s, e), Norm::IS_LLAMA ? rounded<X>(x_hat) : x_hat);
+                C d = Norm::CENTERED ? sub(g[e], means.of_g) : g[e];
+                // pRMSNorm: what is not measured has no part in c2.
+                if (S::IS_WHOLE || at + e < rows.measured) d = fused(-x_hat, means.of_products, d);
+                g[e] = rounded<X>(mul(mul(d, stats.inv), stats.scale));
+            }
+            if (args.dresidual.dtype != NONE) {
+                C other[S::V];
+                load<O, S::V, S::IS_WHOLE>(args.dresidual, dresidual_row + at, count, other);
+#pragma unroll
+                for (int e = 0; e < S::V; ++e) g[e] = rounded<X>(add(g[e], other[e]));
+            }
+            store<O, S::V, S::IS_WHOLE>(args.dx, dx_row + at, count, g);
+            if (args.dr.dtype != NONE) store<O, S::V, S::IS_WHOLE>(args.dr, dr_row + at, count, g);
+        });
+    });
+}
+
+// Norm's backward pass. S has x's storage type; P is that of the weight, D that of dy, O that of the rest. SUMS: of none,
+// of weight's gradient, of weight's and bias's.
+template <class Norm, class S, class P, class D, class O, int SUMS>
+__device__ __forceinline__ void backward(const Backward& args) {
+    using C = typename S::C;
+    static_assert(SUMS == 0 || !S::IS_LONG, "the columns of long rows are no thread's own");
+    // The next row is on its way while a row is worked on, if it finds room beside it.
+    constexpr bool IS_AHEAD = SUMS > 0 && S::WARPS <= 8;
     __shared__ typename Exchange<S>::Buffers buffers;
     Exchange<S> exchange(buffers);
     const Rows& rows = args.rows;
-    const i64 hidden = rows.hidden;
     const Team<S> team(rows.warps, rows.pieces);
-    const Eps<C> eps{C(rows.eps), rows.eps_outside != 0};
-    const C n = C(rows.measured);
-    for (i64 first = i64(blockIdx.x) * rows.rows_per_block; first < rows.rows;
-         first += i64(gridDim.x) * rows.rows_per_block) {
-        const i64 row = row_of(rows, first + team.row);
-        const X* x_row = static_cast<const X*>(args.x.data) + row_start(rows, args.x, row);
-        const i64 dy_row = row_start(rows, args.dy, row);
-        Piece<S> x;
-        Upstream<S, D> dy;
-        if (!S::IS_LONG) {
-            x.read(team, 0, x_row, hidden);
-            dy.read(team, 0, args.dy, dy_row, hidden);
-        }
-        const auto again = [&](i64 piece) {
-            x.again(team, piece, x_row, hidden);
-            dy.again(team, piece, args.dy, dy_row, hidden);
-        };
-        const auto element = [&](int k, int s, int e) { return x.get(k, s, e); };
-        Stats<C> stats;
-        if (args.known) {
-            stats = static_cast<const Stats<C>*>(args.known)[row];
+    const i64 first_unit = i64(blockIdx.x) * rows.rows_per_block, unit = first_unit + team.row;
+    const i64 first = unit * args.scratch.rows;
+    // The block's first team has as many rows as any.
+    const i64 count = min_of(args.scratch.rows, rows.rows - first_unit * args.scratch.rows);
+    const i64 own = min_of(args.scratch.rows, rows.rows - first);
+    C* slots = static_cast<C*>(args.scratch.nodes) + unit * args.scratch.slots * 2 * rows.hidden;
+    Leaf<S, SUMS> leaf;
+    Operands<S, D> operands, next;
+    if (IS_AHEAD) next.begin(team, args, first);
+    for (i64 i = 0; i < count; ++i) {
+        if constexpr (IS_AHEAD) {
+            operands = next;
+            if (i + 1 < count) next.begin(team, args, first + i + 1);
         } else {
-            stats = measure<Norm, S>(team, exchange, rows, measured<S>(rows), again, element);
+            operands.begin(team, args, first + i);
         }
-        C sums[2];
-        i64 start = 0;
-        const auto next = [&](i64 piece) {
-            again(piece);
-            start = team.at(piece);
-        };
-        reduce<S, 2>(team, exchange, hidden, next, [&](int k, int s, int count, C(&lanes)[S::V][2]) {
-            C g[S::V];
-            gradients<Norm, S, P>(rows, args.weight, dy, k, s, start + team.offset(k, s), count, g);
-            each_element<S::V>(count, [&](int e) {
-                if (Norm::CENTERED) lanes[e][0] = add(lanes[e][0], g[e]);
-                lanes[e][1] = fused(g[e], Norm::x_hat(x.get(k, s, e), stats), lanes[e][1]);
-            });
-        }, sums);
-        const C c1 = divide(sums[0], n), c2 = eps.times_q(divide(sums[1], n), stats);
-        if (row != first + team.row) continue;
-        if (args.stats && team.is_first()) static_cast<Stats<C>*>(args.stats)[row] = stats;
-        const i64 dx_row = row_start(rows, args.dx, row);
-        const i64 dr_row = row_start(rows, args.dr, row), dresidual_row = row_start(rows, args.dresidual, row);
-        team.each_piece(hidden, [&](i64 piece) {
-            again(piece);
-            each_vector(team, piece, hidden, [&](int k, int s, i64 at, int count) {
-                C g[S::V];
-                gradients<Norm, S, P>(rows, args.weight, dy, k, s, at, count, g);
-#pragma unroll
-                for (int e = 0; e < S::V; ++e) {
-                    C d = Norm::CENTERED ? sub(g[e], c1) : g[e];
-                    // pRMSNorm: what is not measured has no part in c2.
-                    if (at + e < measured<S>(rows)) d = fused(-Norm::x_hat(x.get(k, s, e), stats), c2, d);
-                    g[e] = rounded<X>(mul(mul(d, stats.inv), stats.scale));
-                }
-                if (args.dresidual.dtype != NONE) {
-                    C other[S::V];
-                    load<O, S::V, S::IS_WHOLE>(args.dresidual, dresidual_row + at, count, other);
-#pragma unroll
-                    for (int e = 0; e < S::V; ++e) g[e] = rounded<X>(add(g[e], other[e]));
-                }
-                store<O, S::V, S::IS_WHOLE>(args.dx, dx_row + at, count, g);
-                if (args.dr.dtype != NONE) store<O, S::V, S::IS_WHOLE>(args.dr, dr_row + at, count, g);
-            });
-        });
+        if (!args.known) {
+            const auto again = [&](i64 piece) { operands.again(team, args, piece); };
+            const auto element = [&](int k, int s, int e) { return operands.x.get(k, s, e); };
+            operands.stats = measure<Norm, S>(team, exchange, rows, measured<S>(rows), again, element);
+        }
+        const Means<C> of_row = means<Norm, P>(team, exchange, args, operands);
+        if (i >= own) continue;
+        if (args.stats && team.is_first()) static_cast<Stats<C>*>(args.stats)[operands.row] = operands.stats;
+        write_dx<Norm, O, P>(team, args, operands, of_row, leaf);
+        if (SUMS > 0 && ((i + 1) % BATCH_LEAF == 0 || i + 1 == own)) {
+            leaf.finish(team, rows.hidden, slots, unsigned(i / BATCH_LEAF), i + 1 == own);
+        }
     }
+    if constexpr (SUMS > 0 && S::WARPS == 1) sum_units_of_block<C>(args.scratch, rows, first_unit);
 }
 
 } // namespace isonorm

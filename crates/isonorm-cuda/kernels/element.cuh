@@ -24,6 +24,17 @@ template <class A> struct Same<A, A> {
     static constexpr bool VALUE = true;
 };
 
+__device__ __forceinline__ i64 min_of(i64 a, i64 b) { return a < b ? a : b; }
+
+// The type in which elements of storage type E are kept in registers.
+template <class E, class C> struct HeldAs {
+    using type = E;
+};
+template <class C> struct HeldAs<Any, C> {
+    using type = C;
+};
+template <class E, class C> using Held = typename HeldAs<E, C>::type;
+
 // Numbers of the storage types, as the host gives them. `NONE`: there is no such tensor.
 enum DType : int { NONE = 0, F32 = 1, F64 = 2, F16 = 3, BF16 = 4 };
 
@@ -100,11 +111,6 @@ template <class E, int V> struct Packed {
         } else {
             words[e / 2] |= unsigned(x.bits) << (16 * (e % 2));
         }
-    }
-
-    __device__ __forceinline__ void hide() {
-#pragma unroll
-        for (int w = 0; w < WORDS; ++w) isonorm::hide(words[w]);
     }
 
     // Each value rounded once.

@@ -1,7 +1,5 @@
 // See forward.cu.
-#include "parameters.cuh"
-#include "layer_norm.cuh"
-#include "rms_norm.cuh"
+#include "units.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_constant__ isonorm::Finish args) {
     using namespace isonorm;

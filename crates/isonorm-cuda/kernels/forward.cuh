@@ -60,7 +60,11 @@ template <class Norm, class S, class P, class Y, class Z> __device__ __forceinli
             x.read(team, 0, from, hidden);
         }
         const auto again = [&](i64 piece) {
-            x.again(team, piece, from, hidden);
+            if constexpr (S::IS_LONG) {
+                x.read(team, piece, from, hidden);
+            } else {
+                x.hide();
+            }
         };
         const auto element = [&](int k, int s, int e) { return x.get(k, s, e); };
         const Stats<C> stats = measure<Norm, S>(team, exchange, rows, measured<S>(rows), again, element);

@@ -26,7 +26,7 @@ struct Apply {
     int rounded; // the type to which y is rounded before it is rounded to its own, or NONE
 };
 
-struct Gradients {
+struct PlaneGradients {
     Lines lines;
     Planes x, dy, dx;
     const void* values;
@@ -56,11 +56,11 @@ __device__ inline double rounded_to(int, double v) { return v; } // f64 goes wit
 
 // y. X is x's storage type, Y is y's.
 template <class C, class X, class Y> __device__ __forceinline__ void apply(const Apply& args) {
-    constexpr int V = 16 / int(sizeof(Kept<X, C>));
+    constexpr int V = 16 / int(sizeof(Held<X, C>));
     const Values<C> all{static_cast<C*>(const_cast<void*>(args.values)), args.channels};
     each_stretch<V>(args.lines, [&](const Span<V>& span, i64 first, int count) {
         const SpanValues<C, OF_Y, V> values(all, span);
-        Packed<Kept<X, C>, V> x[TOGETHER];
+        Packed<Held<X, C>, V> x[TOGETHER];
 #pragma unroll
         for (int i = 0; i < TOGETHER; ++i) {
             if (i < count) x[i] = read<X, C>(args.x, args.lines.start(args.x, first + i), span);
@@ -80,14 +80,14 @@ template <class C, class X, class Y> __device__ __forceinline__ void apply(const
 }
 
 // dx of BatchNorm in training. X is x's storage type, D is dy's, O dx's.
-template <class X, class D, class O> __device__ __forceinline__ void gradients(const Gradients& args) {
+template <class X, class D, class O> __device__ __forceinline__ void gradients(const PlaneGradients& args) {
     using C = Compute<X>;
     constexpr int V = 16 / int(sizeof(X));
     const Values<C> all{static_cast<C*>(const_cast<void*>(args.values)), args.channels};
     each_stretch<V>(args.lines, [&](const Span<V>& span, i64 first, int count) {
         const SpanValues<C, OF_DX, V> values(all, span);
         Packed<X, V> x[TOGETHER];
-        Packed<Kept<D, C>, V> dy[TOGETHER];
+        Packed<Held<D, C>, V> dy[TOGETHER];
 #pragma unroll
         for (int i = 0; i < TOGETHER; ++i) {
             if (i >= count) break;

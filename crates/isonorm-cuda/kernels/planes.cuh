@@ -44,17 +44,8 @@ template <int V> struct Span {
     }
 };
 
-// The type in which a vector of storage type E is kept.
-template <class E, class C> struct KeptAs {
-    using type = E;
-};
-template <class C> struct KeptAs<Any, C> {
-    using type = C;
-};
-template <class E, class C> using Kept = typename KeptAs<E, C>::type;
-
 // An element as it is kept.
-template <class E, class C> __device__ __forceinline__ Kept<E, C> element(const Planes& from, i64 at) {
+template <class E, class C> __device__ __forceinline__ Held<E, C> element(const Planes& from, i64 at) {
     if constexpr (Same<E, Any>::VALUE) {
         return read_any<C>(from.data, from.dtype, at);
     } else {
@@ -64,11 +55,11 @@ template <class E, class C> __device__ __forceinline__ Kept<E, C> element(const 
 
 // The elements of a span, of a row of channels that begins `start` elements after the tensor's first one.
 template <class E, class C, int V>
-__device__ __forceinline__ Packed<Kept<E, C>, V> read(const Planes& from, i64 start, const Span<V>& span) {
+__device__ __forceinline__ Packed<Held<E, C>, V> read(const Planes& from, i64 start, const Span<V>& span) {
     if constexpr (!Same<E, Any>::VALUE) {
         if (from.is_row(span.spatial)) return read<E, V>(static_cast<const E*>(from.data) + start + span.at, span.count);
     }
-    Packed<Kept<E, C>, V> packed{};
+    Packed<Held<E, C>, V> packed{};
     span.each([&](int e, int channel, int position) {
         packed.put(e, element<E, C>(from, start + channel * from.channel + position * from.position));
     });
@@ -77,11 +68,11 @@ __device__ __forceinline__ Packed<Kept<E, C>, V> read(const Planes& from, i64 st
 
 // `count` of V elements of one plane, the first of them `start` elements after the tensor's first one.
 template <class E, class C, int V>
-__device__ __forceinline__ Packed<Kept<E, C>, V> read_plane(const Planes& from, i64 start, int count) {
+__device__ __forceinline__ Packed<Held<E, C>, V> read_plane(const Planes& from, i64 start, int count) {
     if constexpr (!Same<E, Any>::VALUE) {
         if (from.position == 1) return read<E, V>(static_cast<const E*>(from.data) + start, count);
     }
-    Packed<Kept<E, C>, V> packed{};
+    Packed<Held<E, C>, V> packed{};
     each_element<V>(count, [&](int e) { packed.put(e, element<E, C>(from, start + e * from.position)); });
     return packed;
 }
@@ -102,17 +93,14 @@ __device__ __forceinline__ void write(const Planes& to, i64 start, const Span<V>
     });
 }
 
-// A piece of a plane, or of a row of channels, as it is stored.
-template <class S, class E> struct PlanePiece {
+// A thread's piece of a plane, or of a row of channels, in storage type E.
+template <class S, class E> struct PlanePiece : Piece<S, Held<E, typename S::C>> {
     using C = typename S::C;
-    Packed<Kept<E, C>, S::V> vectors[S::NODE][STEPS];
-
-    __device__ __forceinline__ C get(int k, int s, int e) const { return vectors[k][s].get(e); }
 
     // Of the plane that begins `start` elements after the tensor's first one.
     __device__ __forceinline__ void read(const Team<S>& team, i64 piece, i64 len, const Planes& from, i64 start) {
         each_vector(team, piece, len, [&](int k, int s, i64 at, int count) {
-            vectors[k][s] = read_plane<E, C, S::V>(from, start + at * from.position, count);
+            this->vectors[k][s] = read_plane<E, C, S::V>(from, start + at * from.position, count);
         });
     }
 
@@ -120,17 +108,17 @@ template <class S, class E> struct PlanePiece {
     __device__ __forceinline__ void read(const Team<S>& team, i64 piece, i64 len, const Planes& from, i64 start,
                                          i64 spatial) {
         each_vector(team, piece, len, [&](int k, int s, i64 at, int count) {
-            vectors[k][s] = isonorm::read<E, C>(from, start, Span<S::V>(at, count, spatial));
+            this->vectors[k][s] = isonorm::read<E, C>(from, start, Span<S::V>(at, count, spatial));
         });
     }
 
-    // As `Piece` does.
+    // Of a row of channels, before it is used again: that of a long row is read.
     __device__ __forceinline__ void again(const Team<S>& team, i64 piece, i64 len, const Planes& from, i64 start,
                                           i64 spatial) {
         if constexpr (S::IS_LONG) {
             read(team, piece, len, from, start, spatial);
         } else {
-            each_vector(team, piece, len, [&](int k, int s, i64, int) { vectors[k][s].hide(); });
+            this->hide();
         }
     }
 };

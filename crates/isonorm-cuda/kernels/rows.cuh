@@ -28,7 +28,7 @@ __device__ __forceinline__ i64 row_start(const Rows& rows, const Tensor& tensor,
 }
 
 // The row itself, or the last one where there is none: whoever has no row goes along with another, and writes nothing.
-__device__ __forceinline__ i64 row_of(const Rows& rows, i64 row) { return row < rows.rows ? row : rows.rows - 1; }
+__device__ __forceinline__ i64 row_of(const Rows& rows, i64 row) { return min_of(row, rows.rows - 1); }
 
 // Elements of a row that enter its statistics.
 template <class S> __device__ __forceinline__ i64 measured(const Rows& rows) {
@@ -67,25 +67,27 @@ __device__ __forceinline__ void each_vector(const Team<S>& team, i64 piece, i64 
     }
 }
 
-// A piece of a row of storage type X, as it is stored.
-template <class S> struct Piece {
-    Packed<typename S::T, S::V> vectors[S::NODE][STEPS];
+// A thread's piece of a row, in storage type E.
+template <class S, class E = typename S::T> struct Piece {
+    Packed<E, S::V> vectors[S::NODE][STEPS];
 
     __device__ __forceinline__ typename S::C get(int k, int s, int e) const { return vectors[k][s].get(e); }
 
-    __device__ __forceinline__ void read(const Team<S>& team, i64 piece, const typename S::T* row, i64 len) {
+    __device__ __forceinline__ void read(const Team<S>& team, i64 piece, const E* row, i64 len) {
         each_vector(team, piece, len, [&](int k, int s, i64 at, int count) {
-            vectors[k][s] = isonorm::read<typename S::T, S::V, S::IS_WHOLE>(row + at, count);
+            vectors[k][s] = isonorm::read<E, S::V, S::IS_WHOLE>(row + at, count);
         });
     }
 
-    // Read again where the row is long. Else nothing but that its elements are widened again, instead of kept wide:
-    // registers are scarcer than instructions.
-    __device__ __forceinline__ void again(const Team<S>& team, i64 piece, const typename S::T* row, i64 len) {
-        if constexpr (S::IS_LONG) {
-            read(team, piece, row, len);
-        } else {
-            each_vector(team, piece, len, [&](int k, int s, i64, int) { vectors[k][s].hide(); });
+    // Elements are widened again after this, instead of kept wide: registers are scarcer than instructions.
+    __device__ __forceinline__ void hide() {
+#pragma unroll
+        for (int k = 0; k < S::NODE; ++k) {
+#pragma unroll
+            for (int s = 0; s < STEPS; ++s) {
+#pragma unroll
+                for (int w = 0; w < Packed<E, S::V>::WORDS; ++w) isonorm::hide(vectors[k][s].words[w]);
+            }
         }
     }
 };

@@ -61,7 +61,7 @@ template <class X> struct Side {
 
     // The vector of a sample's position.
     template <class E>
-    __device__ __forceinline__ Packed<Kept<E, C>, V> read(const Planes& from, i64 sample, i64 at) const {
+    __device__ __forceinline__ Packed<Held<E, C>, V> read(const Planes& from, i64 sample, i64 at) const {
         const i64 start = sample * from.sample + at * from.position + first;
         if constexpr (Same<E, Any>::VALUE) {
             Packed<C, V> packed{};
@@ -259,7 +259,7 @@ template <class X, class D> __device__ __forceinline__ void correlate_side_by_si
     __shared__ SideMemory<C, V> memory;
     const Side<X> side(args.channels, memory);
     Packed<X, V> x[STEPS];
-    Packed<Kept<D, C>, V> dy[STEPS];
+    Packed<Held<D, C>, V> dy[STEPS];
     Stats<C> stats[V]{};
     i64 known = -1; // the sample whose statistics they are
     const auto load = [&](int s, i64 sample, i64 at) {

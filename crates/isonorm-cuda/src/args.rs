@@ -109,7 +109,24 @@ pub struct Forward {
     pub stats: *mut c_void,
 }
 
-/// A backward call, but for the parameters' gradients.
+/// Where the parameters' gradients are summed: see [`Units`](crate::Units).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Scratch {
+    /// Of each unit `slots` times `2 * hidden` values of the compute type.
+    pub nodes: *mut c_void,
+    /// Rows of a unit; 1 where nothing is summed.
+    pub rows: i64,
+    /// As many as a unit needs.
+    pub slots: i64,
+}
+
+impl Scratch {
+    /// Nothing is summed.
+    pub const NONE: Scratch = Scratch { nodes: std::ptr::null_mut(), rows: 1, slots: 0 };
+}
+
+/// A backward call: dx, and the sums of units of rows for dweight and dbias.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Backward {
@@ -131,9 +148,11 @@ pub struct Backward {
     pub known: *const c_void,
     /// Where mean, delta, var, inv and scale of each row go, or null.
     pub stats: *mut c_void,
+    /// Where units are summed.
+    pub scratch: Scratch,
 }
 
-/// The sums of units of rows, for dweight and dbias.
+/// The sums of units of rows for dweight and dbias, where the kernel of dx does not take them along.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Parameters {
@@ -145,20 +164,20 @@ pub struct Parameters {
     pub dy: Tensor,
     /// Statistics of each row.
     pub stats: *const c_void,
-    /// Of each unit the sums of `dy * x_hat`, then those of dy: `2 * hidden` values of the compute type.
-    pub nodes: *mut c_void,
-    /// Rows of a unit.
-    pub unit: i64,
+    /// Where units are summed.
+    pub scratch: Scratch,
 }
 
 /// dweight and dbias from the sums of units.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Finish {
-    /// What [`Parameters`] wrote.
+    /// Of each unit the sums of `dy * x_hat`, then those of dy.
     pub nodes: *const c_void,
     /// How many units.
     pub units: i64,
+    /// Values of the compute type from a unit to the next.
+    pub stride: i64,
     /// Columns.
     pub hidden: i64,
     /// One value for each column.

@@ -3,10 +3,10 @@
 use isonorm::{BATCH_LEAF, DType, LANES, LEAF};
 
 use crate::plane_kernel::PlaneKernel;
-use crate::shape::{SMALL_BLOCK, Shape};
+use crate::shape::{FINISH_BLOCK, SMALL_BLOCK, Shape};
 
 /// The headers of the kernels: name and text.
-pub const HEADERS: [(&str, &str); 20] = [
+pub const HEADERS: [(&str, &str); 21] = [
     ("convert.cuh", include_str!("../kernels/convert.cuh")),
     ("element.cuh", include_str!("../kernels/element.cuh")),
     ("memory.cuh", include_str!("../kernels/memory.cuh")),
@@ -15,6 +15,7 @@ pub const HEADERS: [(&str, &str); 20] = [
     ("rows.cuh", include_str!("../kernels/rows.cuh")),
     ("rms_norm.cuh", include_str!("../kernels/rms_norm.cuh")),
     ("layer_norm.cuh", include_str!("../kernels/layer_norm.cuh")),
+    ("units.cuh", include_str!("../kernels/units.cuh")),
     ("forward.cuh", include_str!("../kernels/forward.cuh")),
     ("backward.cuh", include_str!("../kernels/backward.cuh")),
     ("parameters.cuh", include_str!("../kernels/parameters.cuh")),
@@ -69,6 +70,17 @@ pub enum Storage {
     Any,
 }
 
+/// The parameters' gradients that a kernel of dx takes along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Gradients {
+    /// None.
+    None,
+    /// That of weight.
+    Weight,
+    /// Those of weight and bias.
+    Both,
+}
+
 /// A kernel, for one norm, shape and set of types. `x` is the type of what is normalized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kernel {
@@ -101,6 +113,8 @@ pub enum Kernel {
         dy: Storage,
         /// dx, dr and dresidual.
         others: Storage,
+        /// The sums that it takes along; none where rows are long.
+        gradients: Gradients,
     },
     /// The sums of units of rows for dweight and dbias: takes a [`Parameters`](crate::Parameters).
     Parameters {
@@ -144,8 +158,9 @@ impl Kernel {
     pub fn macros(&self) -> [(&'static str, String); 6] {
         let threads = match self {
             Kernel::Forward { shape, .. } | Kernel::Backward { shape, .. } => shape.threads(),
+            Kernel::Parameters { .. } => SMALL_BLOCK,
+            Kernel::Finish { .. } => FINISH_BLOCK,
             Kernel::Planes(kernel) => kernel.threads(),
-            _ => SMALL_BLOCK,
         };
         [
             ("LANES", LANES.to_string()),
@@ -164,13 +179,14 @@ impl Kernel {
             Kernel::Forward { norm, x, shape, params, y, summands } => {
                 format!("{}, {}, {}", class(*norm), shape_of(*shape, *x), typed(&[*params, *y, *summands]))
             }
-            Kernel::Backward { norm, x, shape, params, dy, others } => {
-                format!("{}, {}, {}", class(*norm), shape_of(*shape, *x), typed(&[*params, *dy, *others]))
+            Kernel::Backward { norm, x, shape, params, dy, others, gradients } => {
+                let (types, sums) = (typed(&[*params, *dy, *others]), *gradients as usize);
+                format!("{}, {}, {types}, {sums}", class(*norm), shape_of(*shape, *x))
             }
             Kernel::Parameters { norm, x, dy } => {
                 format!("{}, {}, {}", class(*norm), shape_of(Shape::of_columns(*x), *x), cpp(*dy))
             }
-            Kernel::Finish { compute } => cpp(Storage::Of(*compute)).into(),
+            Kernel::Finish { compute } => format!("{}, {}", cpp(Storage::Of(*compute)), FINISH_BLOCK / 32),
             Kernel::Planes(kernel) => kernel.instance(),
         }
     }

@@ -38,12 +38,12 @@ pub use row_norm::RowNorm;
 
 /// The kernels themselves: their sources, which there are, and what they take. For tests and other hosts.
 pub mod kernels {
-    pub use crate::args::{Backward, Finish, Forward, Parameters, Rows, Tensor};
-    pub use crate::kernel::{HEADERS, Kernel, Norm, SOURCES, Storage};
+    pub use crate::args::{Backward, Finish, Forward, Parameters, Rows, Scratch, Tensor};
+    pub use crate::kernel::{Gradients, HEADERS, Kernel, Norm, SOURCES, Storage};
     pub use crate::nvrtc::Compiled;
     pub use crate::plane_args::{
-        Apply, Channels, Correlate, Evaluate, Gradients, GroupBackward, GroupForward, Groups, Instances, Lines,
-        Moments, Planes, Running,
+        Apply, Channels, Correlate, Evaluate, GroupBackward, GroupForward, Groups, Instances, Lines, Moments,
+        PlaneGradients, Planes, Running,
     };
     pub use crate::plane_kernel::{ChannelLaunch, PlaneKernel};
     pub use crate::shape::{Launch, Shape, Units};

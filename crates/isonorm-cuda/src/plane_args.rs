@@ -179,7 +179,7 @@ pub struct Correlate {
     pub dweight: Tensor,
     /// One value for each channel.
     pub dbias: Tensor,
-    /// Where the values of BatchNorm's dx go, [`VALUES`](Gradients::VALUES) for each channel; or null.
+    /// Where the values of BatchNorm's dx go, [`VALUES`](PlaneGradients::VALUES) for each channel; or null.
     pub values: *mut c_void,
 }
 
@@ -252,7 +252,7 @@ impl Apply {
 /// BatchNorm's dx from the values of channels.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct Gradients {
+pub struct PlaneGradients {
     /// The order.
     pub lines: Lines,
     /// What was normalized.
@@ -267,7 +267,7 @@ pub struct Gradients {
     pub channels: i64,
 }
 
-impl Gradients {
+impl PlaneGradients {
     /// Values that a channel needs.
     pub const VALUES: usize = 7;
 }

@@ -65,7 +65,7 @@ pub enum PlaneKernel {
         /// y.
         y: Storage,
     },
-    /// BatchNorm's dx from the values of channels: takes a [`Gradients`](crate::kernels::Gradients).
+    /// BatchNorm's dx from the values of channels: takes a [`PlaneGradients`](crate::kernels::PlaneGradients).
     Gradients {
         /// x's type.
         x: DType,
@@ -95,7 +95,7 @@ impl PlaneKernel {
             PlaneKernel::Moments { .. } => (SOURCES[6], "Moments"),
             PlaneKernel::Correlate { .. } => (SOURCES[7], "Correlate"),
             PlaneKernel::Apply { .. } => (SOURCES[8], "Apply"),
-            PlaneKernel::Gradients { .. } => (SOURCES[9], "Gradients"),
+            PlaneKernel::Gradients { .. } => (SOURCES[9], "PlaneGradients"),
             PlaneKernel::Evaluate { .. } => (SOURCES[10], "Evaluate"),
             PlaneKernel::Instances { .. } => (SOURCES[11], "Instances"),
             PlaneKernel::SideMoments { .. } => (SOURCES[12], "Moments"),

@@ -1,6 +1,7 @@
 //! The backward pass of rows: checks, and which kernels are launched.
 
 use std::ffi::c_void;
+use std::ptr::null_mut;
 
 use isonorm::rules::{self, Tensor};
 use isonorm::{DType, Error as CallError};
@@ -8,7 +9,7 @@ use isonorm::{DType, Error as CallError};
 use crate::device::Stream;
 use crate::error::Error;
 use crate::io::BackwardIo;
-use crate::kernels::{Backward, Finish, Kernel, Parameters, Shape, Tensor as Argument, Units};
+use crate::kernels::{Backward, Gradients, Kernel, Parameters, Scratch, Shape, Tensor as Argument, Units};
 use crate::launch::Grid as LaunchGrid;
 use crate::memory::{Rows, Slice, SliceMut};
 use crate::row_norm::{RowNorm, STATS, check_stats, storage};
@@ -30,15 +31,16 @@ impl RowNorm<'_> {
                 self.launch_backward(stream, &io, x, &grid, eps, sums.as_ref())?;
             }
             match sums {
-                Some(sums) => sums.launch_finish(stream, &io, x, grid.rows()),
+                Some(sums) => sums.launch_finish(stream, &io, x, self.hidden),
                 None => Ok(()),
             }
         })
     }
 
-    /// Elements of the compute type that [`BackwardIo::scratch`] needs for gradients of the parameters over `rows` rows.
-    pub fn scratch(&self, rows: usize, _x: DType) -> usize {
-        STATS * rows + 2 * Units::of(rows).count * self.hidden
+    /// Elements of the compute type that [`BackwardIo::scratch`] needs for gradients of the parameters over `rows` rows of
+    /// an x of type `x`. They do not depend on values or strides.
+    pub fn scratch(&self, rows: usize, x: DType) -> usize {
+        Sums::units(self, rows, x).map_or(0, |(units, stats)| stats + units.values(self.hidden))
     }
 
     fn launch_backward(
@@ -59,6 +61,7 @@ impl RowNorm<'_> {
         let rows = self.shared(x, grid, eps, &launch);
         let others = [Some(&io.dx.rows), io.dresidual.as_ref(), io.dr.as_ref().map(|dr| &dr.rows)];
         let dy_storage = storage([io.dy.data.dtype()], x);
+        let along = sums.filter(|_| !shape.is_long);
         let kernel = Kernel::Backward {
             norm: self.kernel(),
             x,
@@ -66,13 +69,21 @@ impl RowNorm<'_> {
             params: self.params_storage(x, [self.weight, None]),
             dy: dy_storage,
             others: storage(others.into_iter().flatten().map(|rows| rows.data.dtype()), x),
+            gradients: match along {
+                None => Gradients::None,
+                Some(_) if io.dbias.is_some() => Gradients::Both,
+                Some(_) => Gradients::Weight,
+            },
         };
-        let known = io.stats.as_ref().map_or(std::ptr::null_mut(), Slice::pointer);
-        let stats = sums.map_or(std::ptr::null_mut(), |sums| sums.stats);
-        let args = Backward { rows, x: x_rows, dy, weight, dresidual, dx, dr, known, stats };
-        stream.launch(&kernel, &args, LaunchGrid::of(&launch, grid.rows()))?;
-        let Some(sums) = sums else { return Ok(()) };
-        let args = Parameters { rows, x: x_rows, dy, stats, nodes: sums.nodes, unit: sums.units.rows as i64 };
+        let known = io.stats.as_ref().map_or(null_mut(), Slice::pointer);
+        let apart = sums.filter(|_| shape.is_long);
+        let stats = apart.map_or(null_mut(), |sums| sums.stats);
+        let scratch = along.map_or(Scratch::NONE, |sums| sums.units.scratch(sums.nodes));
+        let args = Backward { rows, x: x_rows, dy, weight, dresidual, dx, dr, known, stats, scratch };
+        let work = along.map_or(grid.rows(), |sums| sums.units.count);
+        stream.launch(&kernel, &args, LaunchGrid::of(&launch, work))?;
+        let Some(sums) = apart else { return Ok(()) };
+        let args = Parameters { rows, x: x_rows, dy, stats, scratch: sums.units.scratch(sums.nodes) };
         let kernel = Kernel::Parameters { norm: self.kernel(), x, dy: dy_storage };
         let (blocks, threads) = sums.units.launch(self.hidden, x);
         stream.launch(&kernel, &args, LaunchGrid { blocks, threads, cluster: 1 })
@@ -146,17 +157,26 @@ impl RowNorm<'_> {
 /// Sums over rows, in scratch memory: where, and how rows are cut.
 struct Sums {
     units: Units,
+    /// Of each row, where a kernel of its own sums over the rows.
     stats: *mut c_void,
     nodes: *mut c_void,
 }
 
 impl Sums {
+    /// How rows are cut, and how many values the statistics of rows take. Nothing where no kernel does such rows.
+    fn units(norm: &RowNorm<'_>, rows: usize, x: DType) -> Option<(Units, usize)> {
+        let shape = Shape::backward(norm.hidden, x);
+        let launch = shape.launch(norm.hidden, x)?;
+        Some(if shape.is_long { (Units::of_columns(rows), STATS * rows) } else { (Units::of(rows, &launch), 0) })
+    }
+
     /// Of a call that asks for gradients of parameters.
     fn of(norm: &RowNorm<'_>, io: &BackwardIo<'_>, x: DType, rows: usize) -> Result<Option<Self>, Error> {
         if io.dweight.is_none() && io.dbias.is_none() {
             return Ok(None);
         }
-        let (expected, compute) = (norm.scratch(rows, x), rules::compute(x));
+        let (units, stats) = Self::units(norm, rows, x).ok_or(Error::TooLong { hidden: norm.hidden })?;
+        let (expected, compute) = (stats + units.values(norm.hidden), rules::compute(x));
         let found = io.scratch.as_ref().map(SliceMut::as_slice);
         let (len, dtype) = found.map_or((0, compute), |scratch| scratch.kind());
         if dtype != compute {
@@ -165,17 +185,18 @@ impl Sums {
         if len < expected {
             return Err(Error::Scratch { found: len, expected });
         }
-        let at = |at| found.map_or(std::ptr::null_mut(), |scratch| scratch.element(at));
-        Ok(Some(Sums { units: Units::of(rows), stats: at(0), nodes: at(STATS * rows) }))
+        if stats > 0 && io.dy.data.overlaps(&io.dx.rows.data) {
+            return Err(Error::Overlap { name: "dx", other: "dy" }); // which is read again for the gradients
+        }
+        let at = |at| found.map_or(null_mut(), |scratch| scratch.element(at));
+        Ok(Some(Sums { units, stats: at(0), nodes: at(stats) }))
     }
 
-    fn launch_finish(&self, stream: &Stream<'_>, io: &BackwardIo<'_>, x: DType, rows: usize) -> Result<(), Error> {
+    fn launch_finish(&self, stream: &Stream<'_>, io: &BackwardIo<'_>, x: DType, hidden: usize) -> Result<(), Error> {
         let [dweight, dbias] =
             [&io.dweight, &io.dbias].map(|gradient| parameter(gradient.as_ref().map(SliceMut::as_slice).as_ref()));
-        let hidden = io.dweight.as_ref().or(io.dbias.as_ref()).map_or(0, |gradient| gradient.as_slice().len());
         let (blocks, threads) = Units::finish(hidden);
-        let units = if rows == 0 { 0 } else { self.units.count as i64 };
-        let args = Finish { nodes: self.nodes, units, hidden: hidden as i64, dweight, dbias };
+        let args = self.units.sums(self.nodes, hidden, dweight, dbias);
         let kernel = Kernel::Finish { compute: rules::compute(x) };
         stream.launch(&kernel, &args, LaunchGrid { blocks, threads, cluster: 1 })
     }

@@ -1,8 +1,10 @@
 //! How a row is laid out over threads. No bit depends on it.
 
+use std::ffi::c_void;
+
 use isonorm::{BATCH_LEAF, DType, LANES, LEAF};
 
-use crate::args::Tensor;
+use crate::args::{Finish, Scratch, Tensor};
 
 /// Warps that share a row, at most.
 const MAX_WARPS: usize = 16;
@@ -14,8 +16,12 @@ const MAX_PIECES: usize = 1 << 15;
 /// Threads of a block whose rows take no more than a warp.
 pub(crate) const SMALL_BLOCK: usize = 128;
 
-/// Units of rows, at most: their sums are what the parameters' gradients need of memory.
-const MAX_UNITS: usize = 256;
+/// Threads of a block that sums units.
+pub(crate) const FINISH_BLOCK: usize = 512;
+
+/// Blocks that share a batch, at most, when units are summed: two for each multiprocessor of a large GPU. So the sums of
+/// a row's columns take 16 MiB at most for each level of a unit's tree.
+const UNIT_BLOCKS: usize = 256;
 
 /// A thread's work, fixed when its kernel is compiled: `Shape` of `order.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -132,23 +138,62 @@ pub struct Units {
     pub rows: usize,
     /// How many units.
     pub count: usize,
+    /// Slots of scratch memory of a unit.
+    pub slots: usize,
+    /// Units whose sum is left, too: those of a block.
+    pub side_by_side: usize,
 }
 
 impl Units {
-    /// Of a batch of `rows`.
-    pub fn of(rows: usize) -> Self {
-        let unit = BATCH_LEAF * rows.div_ceil(BATCH_LEAF).div_ceil(MAX_UNITS).next_power_of_two();
-        Units { rows: unit, count: rows.div_ceil(unit) }
+    /// Of a batch of `rows`, for a kernel of dx that takes the gradients along.
+    pub fn of(rows: usize, launch: &Launch) -> Self {
+        let side_by_side = launch.rows_per_block as usize;
+        Self::new(rows, rows.div_ceil(BATCH_LEAF).div_ceil(UNIT_BLOCKS * side_by_side), side_by_side)
     }
 
-    /// Blocks and threads of a block of the kernel that sums units.
+    /// Of a batch of `rows`, for [`Kernel::Parameters`](crate::Kernel).
+    pub fn of_columns(rows: usize) -> Self {
+        Self::new(rows, rows.div_ceil(BATCH_LEAF).div_ceil(UNIT_BLOCKS), 1)
+    }
+
+    /// Units of at least as many leaves.
+    pub fn new(rows: usize, leaves: usize, side_by_side: usize) -> Self {
+        let leaves = leaves.next_power_of_two();
+        let unit = BATCH_LEAF * leaves;
+        Units { rows: unit, count: rows.div_ceil(unit), slots: leaves.ilog2().max(1) as usize, side_by_side }
+    }
+
+    /// Values of the compute type that scratch memory has.
+    pub fn values(&self, hidden: usize) -> usize {
+        self.count * self.slots * 2 * hidden
+    }
+
+    /// As a kernel takes scratch memory of as many values.
+    pub fn scratch(&self, nodes: *mut c_void) -> Scratch {
+        Scratch { nodes, rows: self.rows as i64, slots: self.slots as i64 }
+    }
+
+    /// What then sums the units.
+    pub fn sums(&self, nodes: *const c_void, hidden: usize, dweight: Tensor, dbias: Tensor) -> Finish {
+        let stride = (self.side_by_side * self.slots * 2 * hidden) as i64;
+        Finish {
+            nodes,
+            units: self.count.div_ceil(self.side_by_side) as i64,
+            stride,
+            hidden: hidden as i64,
+            dweight,
+            dbias,
+        }
+    }
+
+    /// Blocks and threads of a block of [`Kernel::Parameters`](crate::Kernel).
     pub fn launch(&self, hidden: usize, x: DType) -> (u32, u32) {
         let threads = self.count * hidden.div_ceil(lanes(x));
         (threads.div_ceil(SMALL_BLOCK).max(1) as u32, SMALL_BLOCK as u32)
     }
 
-    /// Blocks and threads of a block of the kernel that sums their sums.
+    /// Blocks and threads of a block of [`Kernel::Finish`](crate::Kernel).
     pub fn finish(hidden: usize) -> (u32, u32) {
-        (hidden.div_ceil(SMALL_BLOCK).max(1) as u32, SMALL_BLOCK as u32)
+        ((2 * hidden).div_ceil(32).max(1) as u32, FINISH_BLOCK as u32)
     }
 }

@@ -5,7 +5,7 @@ mod support;
 use std::sync::OnceLock;
 
 use isonorm::{BackwardIo, Io, Level};
-use isonorm_cuda::kernels::{Backward, Finish, Kernel, Norm, Parameters, Rows, Shape, Storage, Units};
+use isonorm_cuda::kernels::{Backward, Gradients, Kernel, Norm, Parameters, Scratch, Shape, Storage, Units};
 use isonorm_testing::DType;
 use isonorm_testing::golden;
 use isonorm_testing::values::Kind;
@@ -20,17 +20,30 @@ fn emulation(x: DType) -> &'static Emulation {
     LIBRARIES[at].get_or_init(|| {
         let (own, any) = (Storage::Of(dtype(x)), Storage::Any);
         let whole = 16 / (x.digits() / 2);
-        let shape = |groups, warps, is_long, is_whole| Shape { node: 1, groups, warps, is_long, is_whole };
+        let shape = |groups, warps| Shape { node: 1, groups, warps, is_long: false, is_whole: false };
+        let long = Shape { is_long: true, ..shape(whole, 8) };
+        let shapes = [
+            (shape(whole / 2, 1), Gradients::Both),
+            (shape(whole, 1), Gradients::Weight),
+            (shape(whole, 8), Gradients::Both),
+            (shape(whole, 16), Gradients::Weight),
+            (long, Gradients::None),
+            (Shape { is_whole: true, ..shape(whole / 2, 1) }, Gradients::Weight),
+            (Shape { is_whole: true, ..shape(whole, 2) }, Gradients::Both),
+            (Shape { is_whole: true, ..shape(whole, 16) }, Gradients::None),
+            (Shape { is_whole: true, ..long }, Gradients::None),
+        ];
         let mut kernels = vec![Kernel::Finish { compute: dtype(compute_type(x)) }];
         let x = dtype(x);
         for norm in [Norm::Rms, Norm::Layer, Norm::Llama] {
-            for shape in
-                [shape(whole / 2, 1, false, false), shape(whole, 16, false, false), shape(whole, 8, true, false)]
-            {
-                kernels.push(Kernel::Backward { norm, x, shape, params: own, dy: own, others: own });
+            for (shape, gradients) in shapes {
+                if norm != Norm::Llama || !shape.is_whole {
+                    kernels.push(Kernel::Backward { norm, x, shape, params: own, dy: own, others: own, gradients });
+                }
             }
-            let shape = shape(whole, 16, false, false);
-            kernels.push(Kernel::Backward { norm, x, shape, params: any, dy: any, others: any });
+            for (shape, gradients) in [(shape(whole, 16), Gradients::Both), (long, Gradients::None)] {
+                kernels.push(Kernel::Backward { norm, x, shape, params: any, dy: any, others: any, gradients });
+            }
             kernels.extend([own, any].map(|dy| Kernel::Parameters { norm, x, dy }));
         }
         Emulation::new(kernels)
@@ -48,8 +61,15 @@ struct Call<'a> {
     dweight: Option<DType>,
     dbias: Option<DType>,
     layout: Layout,
-    /// Whether statistics are given to the kernel of dx, as forward would have saved them.
-    is_known: bool,
+}
+
+/// How the rows are cut into units.
+#[derive(Clone, Copy, Debug)]
+enum Cut {
+    /// As for a GPU.
+    Usual,
+    /// Units of as many leaves.
+    Leaves(usize),
 }
 
 /// dx, dr, dweight, dbias.
@@ -58,7 +78,7 @@ const NAMES: [&str; 4] = ["dx", "dr", "dweight", "dbias"];
 
 impl Call<'_> {
     fn is_for(&self, kernel: &Kernel) -> bool {
-        let Kernel::Backward { norm, x, shape, params, dy, others } = *kernel else { return false };
+        let Kernel::Backward { norm, x, shape, params, dy, others, .. } = *kernel else { return false };
         let written = [Some(self.dx), self.dr, self.dresidual.map(Tensor::dtype)];
         norm == norm_of(self.norm)
             && takes(params, self.norm.weight.as_ref().map(Tensor::dtype))
@@ -67,84 +87,106 @@ impl Call<'_> {
             && shape.launch(self.norm.hidden, x).is_some()
     }
 
-    /// In every kernel that can do it; the parameters' units are of as many rows as the batch has or of one leaf.
-    fn each(&self, check: impl Fn(&str, Outputs)) {
+    /// In every kernel that can do it, each with all of these units. But for the first of them, statistics are given to
+    /// the kernel of dx, as forward would have saved them.
+    fn each(&self, cuts: &[Cut], check: impl Fn(&str, Outputs)) {
         let emulation = emulation(self.x.dtype());
         let mut count = 0;
         for kernel in emulation.kernels().iter().filter(|kernel| self.is_for(kernel)) {
-            check(&kernel.name(), self.run(emulation, kernel));
-            count += 1;
+            let mut saved = Saved::new(compute_type(self.x.dtype()), self.x.len() / self.norm.hidden);
+            for (i, cut) in cuts.iter().enumerate() {
+                if let Some(outputs) = self.run(emulation, kernel, *cut, &mut saved, i > 0) {
+                    check(&format!("{}, {cut:?}", kernel.name()), outputs);
+                    count += 1;
+                }
+            }
         }
         assert!(count > 0, "no kernel does {}", self.norm);
     }
 
-    fn run(&self, emulation: &Emulation, kernel: &Kernel) -> Outputs {
+    /// `None` where the kernel is for other tensors.
+    fn run(
+        &self,
+        emulation: &Emulation,
+        kernel: &Kernel,
+        cut: Cut,
+        saved: &mut Saved,
+        is_known: bool,
+    ) -> Option<Outputs> {
         let (hidden, layout) = (self.norm.hidden, self.layout);
         let count = self.x.len() / hidden;
-        let Kernel::Backward { x: x_type, shape, .. } = *kernel else { panic!("{} is not of dx", kernel.name()) };
+        let Kernel::Backward { x: x_type, shape, gradients, .. } = *kernel else { panic!("it is not of dx") };
         let launch = shape.launch(hidden, x_type).expect("the kernel was chosen for this");
         let mut weight = self.norm.weight.as_ref().map(|weight| Memory::new(weight, hidden, layout));
         let [mut x, mut dy] = [self.x, self.dy].map(|tensor| Memory::new(tensor, hidden, layout));
         let mut dresidual = self.dresidual.map(|dresidual| Memory::new(dresidual, hidden, layout));
         let mut dx = Some(Memory::empty(self.dx, count, hidden, layout));
         let mut dr = self.dr.map(|dtype| Memory::empty(dtype, count, hidden, layout));
-        let mut saved = Saved::new(compute_type(self.x.dtype()), count);
-        let rows = rows_of(self.norm, self.x.dtype(), count, &launch);
         let mut args = Backward {
-            rows,
+            rows: rows_of(self.norm, self.x.dtype(), count, &launch),
             x: x.argument(),
             dy: dy.argument(),
             weight: argument(&mut weight),
             dresidual: argument(&mut dresidual),
             dx: argument(&mut dx),
             dr: argument(&mut dr),
-            known: std::ptr::null(),
-            stats: address(&mut saved),
+            known: if is_known { address(saved) } else { std::ptr::null_mut() },
+            stats: if is_known { std::ptr::null_mut() } else { address(saved) },
+            scratch: Scratch::NONE,
         };
-        emulation.run(kernel, &args, launch.blocks(count), launch.threads);
-        if self.is_known {
-            args.known = address(&mut saved);
-            args.stats = std::ptr::null_mut();
-            emulation.run(kernel, &args, launch.blocks(count), launch.threads);
+        let Backward { x, dy, weight, dresidual, dx: to, dr: copy, .. } = args;
+        let is_whole = shape.with(hidden, &[x, dy, weight, dresidual, to, copy]).is_whole;
+        if shape.is_whole && (self.norm.partial.is_some() || !is_whole) {
+            return None;
         }
-        let [dweight, dbias] = self.parameters(emulation, rows, &mut saved, [&mut x, &mut dy]);
-        [dx.map(|dx| dx.rows()), dr.map(|dr| dr.rows()), dweight, dbias]
+        let side_by_side = if gradients == Gradients::None { 1 } else { Units::of(count, &launch).side_by_side };
+        let units = match cut {
+            Cut::Leaves(leaves) => Units::new(count, leaves, side_by_side),
+            Cut::Usual if gradients == Gradients::None => Units::of_columns(count),
+            Cut::Usual => Units::of(count, &launch),
+        };
+        let mut nodes = vec![f64::NAN; units.values(hidden)];
+        let scratch = units.scratch(nodes.as_mut_ptr().cast());
+        let done = if gradients == Gradients::None {
+            count
+        } else {
+            args.scratch = scratch;
+            units.count
+        };
+        emulation.run(kernel, &args, launch.blocks(done), launch.threads);
+        if gradients == Gradients::None {
+            self.sum_columns(
+                emulation,
+                kernel,
+                &Parameters { rows: args.rows, x, dy, stats: address(saved), scratch },
+                units,
+            );
+        }
+        let dbias = self.dbias.filter(|_| gradients != Gradients::Weight);
+        let [dweight, dbias] = self.finish(emulation, units, &nodes, [self.dweight, dbias]);
+        Some([dx.map(|dx| dx.rows()), dr.map(|dr| dr.rows()), dweight, dbias])
     }
 
-    fn parameters(
+    /// The sums of units, after a kernel that did not take them along.
+    fn sum_columns(&self, emulation: &Emulation, kernel: &Kernel, args: &Parameters, units: Units) {
+        let Kernel::Backward { norm, x, dy, .. } = *kernel else { panic!("it is not of dx") };
+        let (blocks, threads) = units.launch(self.norm.hidden, x);
+        emulation.run(&Kernel::Parameters { norm, x, dy }, args, blocks, threads);
+    }
+
+    fn finish(
         &self,
         emulation: &Emulation,
-        rows: Rows,
-        saved: &mut Saved,
-        [x, dy]: [&mut Memory; 2],
+        units: Units,
+        nodes: &[f64],
+        types: [Option<DType>; 2],
     ) -> [Option<Tensor>; 2] {
         let (hidden, layout) = (self.norm.hidden, self.layout);
-        let (count, x_type) = (self.x.len() / hidden, dtype(self.x.dtype()));
-        let own = Storage::Of(x_type);
-        let dy_type = if takes(own, Some(self.dy.dtype())) { own } else { Storage::Any };
-        let mut written =
-            [self.dweight, self.dbias].map(|dtype| dtype.map(|dtype| Memory::empty(dtype, 1, hidden, layout)));
-        for unit in [Units::of(count).rows, Units::of(count).rows * 4, count.next_power_of_two().max(16)] {
-            let units = Units { rows: unit, count: count.div_ceil(unit) };
-            let mut nodes = vec![f64::NAN; units.count * 2 * hidden];
-            let args = Parameters {
-                rows,
-                x: x.argument(),
-                dy: dy.argument(),
-                stats: address(saved),
-                nodes: nodes.as_mut_ptr().cast(),
-                unit: unit as i64,
-            };
-            let (blocks, threads) = units.launch(hidden, x_type);
-            let kernel = Kernel::Parameters { norm: norm_of(self.norm), x: x_type, dy: dy_type };
-            emulation.run(&kernel, &args, blocks, threads);
-            let [dweight, dbias] = written.each_mut().map(argument);
-            let (units, width) = (units.count as i64, hidden as i64);
-            let args = Finish { nodes: nodes.as_ptr().cast(), units, hidden: width, dweight, dbias };
-            let (blocks, threads) = Units::finish(hidden);
-            let kernel = Kernel::Finish { compute: dtype(compute_type(self.x.dtype())) };
-            emulation.run(&kernel, &args, blocks, threads);
-        }
+        let mut written = types.map(|dtype| dtype.map(|dtype| Memory::empty(dtype, 1, hidden, layout)));
+        let [dweight, dbias] = written.each_mut().map(argument);
+        let (blocks, threads) = Units::finish(hidden);
+        let kernel = Kernel::Finish { compute: dtype(compute_type(self.x.dtype())) };
+        emulation.run(&kernel, &units.sums(nodes.as_ptr().cast(), hidden, dweight, dbias), blocks, threads);
         written.map(|memory| memory.map(|memory| memory.rows()))
     }
 }
@@ -169,8 +211,8 @@ fn golden_bits() {
         let layout = Layout { stride: norm.hidden, offset: 0 };
         let dx = dx.expect("a backward case has dx");
         let (norm, x, dy, dresidual) = (&norm, &x, &dy, dresidual.as_ref());
-        let call = Call { norm, x, dy, dresidual, dx, dr, dweight, dbias, layout, is_known: false };
-        call.each(|kernel, found| {
+        let call = Call { norm, x, dy, dresidual, dx, dr, dweight, dbias, layout };
+        call.each(&[Cut::Usual], |kernel, found| {
             for (name, found) in NAMES.into_iter().zip(found) {
                 if let (Some(expected), Some(found)) = (case.out.get(name), found) {
                     let label = format!("{} {name}, {kernel}", case.name);
@@ -198,7 +240,7 @@ fn check(call: &Call<'_>) {
         io = io.dbias(dbias.slice_mut());
     }
     call.norm.backward(one(Level::detect()), io).expect("the core takes the call");
-    call.each(|kernel, found| {
+    call.each(&[Cut::Usual, Cut::Leaves(2), Cut::Leaves(4)], |kernel, found| {
         let expected = [Some(&dx), None, dweight.as_ref(), dbias.as_ref()];
         for ((name, expected), found) in NAMES.into_iter().zip(expected).zip(found) {
             if let (Some(expected), Some(found)) = (expected, found) {
@@ -233,9 +275,27 @@ fn any_size_and_layout() {
             let dresidual = (i % 4 == 0).then_some(&other);
             let dweight = (norm.weight.is_some() || i % 2 == 0).then_some(dtype);
             let (dx, dbias) = (dtype, Some(DType::F32).filter(|_| dtype != DType::F64));
-            let is_known = i % 2 == 0;
-            let call = Call { norm, x, dy, dresidual, dx, dr: None, dweight, dbias, layout, is_known };
+            let call = Call { norm, x, dy, dresidual, dx, dr: None, dweight, dbias, layout };
             check(&call);
+        }
+    }
+}
+
+/// Rows of whole threads, aligned.
+#[test]
+fn whole_rows() {
+    let sizes = [(128, 70), (256, 35), (512, 50), (1024, 33), (2048, 20), (4096, 3)];
+    for (i, (hidden, count)) in sizes.into_iter().enumerate() {
+        for (j, which) in BOTH.into_iter().enumerate() {
+            let dtype = DType::ALL[(i + j) % 4];
+            let x = &Tensor::values(dtype, Kind::ALL[(i + j) % 3], i as u64, count * hidden);
+            let [dy, other] = &[77, 78].map(|seed| Tensor::values(dtype, Kind::Normal, seed, count * hidden));
+            let weight = (i % 3 != 2).then(|| Tensor::values(dtype, Kind::Normal, 79, hidden));
+            let norm = &Spec { weight, ..Spec::new(which, hidden) };
+            let layout = Layout { stride: hidden + 16, offset: 0 };
+            let dresidual = (i % 4 == 1).then_some(other);
+            let (dx, dr, own) = (dtype, Some(dtype), Some(dtype));
+            check(&Call { norm, x, dy, dresidual, dx, dr, dweight: own, dbias: own, layout });
         }
     }
 }

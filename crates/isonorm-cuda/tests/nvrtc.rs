@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use isonorm::DType;
 use isonorm_cuda::Nvrtc;
-use isonorm_cuda::kernels::{ChannelLaunch, Kernel, Norm, PlaneKernel, Shape, Storage};
+use isonorm_cuda::kernels::{ChannelLaunch, Gradients, Kernel, Norm, PlaneKernel, Shape, Storage};
 
 /// What `ISONORM_NVRTC` names, the system's, or one that Python packages of the tests brought along.
 fn nvrtc() -> Option<Nvrtc> {
@@ -39,7 +39,11 @@ fn kernels(x: DType) -> Vec<Kernel> {
             let shape = Shape::forward(hidden, x);
             kernels.push(Kernel::Forward { norm, x, shape, params: own, y: own, summands: none });
             let shape = Shape::backward(hidden, x);
-            kernels.push(Kernel::Backward { norm, x, shape, params: own, dy: own, others: own });
+            for gradients in [Gradients::None, Gradients::Weight, Gradients::Both] {
+                if gradients == Gradients::None || !shape.is_long {
+                    kernels.push(Kernel::Backward { norm, x, shape, params: own, dy: own, others: own, gradients });
+                }
+            }
         }
         let shape = Shape::forward(4096, x);
         kernels.push(Kernel::Forward { norm, x, shape, params: own, y: own, summands: own });
@@ -47,7 +51,8 @@ fn kernels(x: DType) -> Vec<Kernel> {
     let (norm, any) = (Norm::Layer, Storage::Any);
     let shape = Shape::forward(4096, x);
     kernels.push(Kernel::Forward { norm, x, shape, params: any, y: any, summands: any });
-    kernels.push(Kernel::Backward { norm, x, shape: Shape::backward(4096, x), params: any, dy: any, others: any });
+    let (shape, gradients) = (Shape::backward(4096, x), Gradients::Both);
+    kernels.push(Kernel::Backward { norm, x, shape, params: any, dy: any, others: any, gradients });
     kernels.extend(plane_kernels(x).into_iter().map(Kernel::Planes));
     let mut seen = HashSet::new();
     kernels.retain(|kernel| seen.insert(*kernel));

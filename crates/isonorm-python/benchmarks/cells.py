@@ -1,5 +1,6 @@
 """What is measured: the table of cells, the tensors of a cell, and whether a contestant's results are right."""
 
+import copy
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -74,13 +75,13 @@ class Tensors:
     contestant likes them. `y` is where preallocated results go, `dx` where gradients do.
     """
 
-    def __init__(self, cell):
-        random = torch.Generator().manual_seed(0)
+    def __init__(self, cell, device="cpu", seed=0):
+        random = torch.Generator(device).manual_seed(seed)
         dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[cell.dtype]
         memory = torch.channels_last if cell.layout == NHWC else torch.contiguous_format
 
         def normal(shape, scale=1.0, shift=0.0):
-            return torch.randn(shape, generator=random).mul_(scale).add_(shift).to(dtype)
+            return torch.randn(shape, generator=random, device=device).mul_(scale).add_(shift).to(dtype)
 
         def large():
             return normal(cell.shape).contiguous(memory_format=memory)
@@ -93,6 +94,13 @@ class Tensors:
         self.mean, self.var = (None, None) if cell.is_rows else (normal(params, 0.1), normal(params, 0.1, 1.0))
         self.y, self.sum, self.dx = (torch.empty_like(self.x) for _ in range(3))
 
+    def to(self, device):
+        """The same values in memory of another device."""
+        found = copy.copy(self)
+        for name, tensor in vars(self).items():
+            setattr(found, name, None if tensor is None else tensor.detach().to(device))
+        return found
+
     def results(self):
         """What preallocated results are written into."""
         return self.y, self.sum, self.dx
@@ -103,8 +111,8 @@ class Tensors:
 
 
 def array(tensor):
-    """The same memory as a NumPy array."""
-    tensor = tensor.detach()
+    """The same memory as a NumPy array; of another device than the CPU a copy."""
+    tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()
@@ -158,12 +166,13 @@ def fault(cell, results, expected):
         return f"{len(results)} results, expected {len(expected)}"
     names = ("y", "sum") if cell.work == FORWARD else ("dx", "dweight", "dbias")
     for name, found, wanted in zip(names, results, expected, strict=False):
-        found = array(found) if isinstance(found, torch.Tensor) else np.asarray(found)
-        wanted = wanted.detach().numpy()
+        found = found if isinstance(found, torch.Tensor) else np.asarray(found)
         if found.ndim == 4 and found.shape != wanted.shape:
             found = found.transpose(0, 3, 1, 2)  # an array whose shape is N, H, W, C
         some = slice(None, None, max(1, len(wanted) // 128) if wanted.ndim > 1 else 1)  # of the rows
-        error = np.linalg.norm(found[some].astype(np.float64) - wanted[some]) / np.linalg.norm(wanted[some])
+        found, wanted = found[some], array(wanted[some])
+        found = array(found) if isinstance(found, torch.Tensor) else found
+        error = np.linalg.norm(found.astype(np.float64) - wanted) / np.linalg.norm(wanted)
         if not error <= _TOLERANCE[cell.dtype]:
             return f"{name} is off by {error:.1%} of its length"
     return None

@@ -26,7 +26,7 @@ def measure(contestants, rounds, seconds):
     for turn in range(rounds):
         if turn >= LEAST_ROUNDS and time.perf_counter() > end:
             break
-        for name in _order(names, turn):
+        for name in order(names, turn):
             settle()
             before, calls = plan[name]
             _run(contestants[name], before)
@@ -49,7 +49,7 @@ def settle():
             return
 
 
-def _order(names, turn):
+def order(names, turn):
     """Forwards in even rounds, backwards in odd ones, a different first every two rounds."""
     turned = names if turn % 2 == 0 else names[::-1]
     first = turn // 2 % len(names)

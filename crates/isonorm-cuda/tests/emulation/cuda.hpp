@@ -1,6 +1,6 @@
 // CUDA on a CPU, as far as the kernels use it, so that the very same sources run without a GPU. A block's threads are
-// fibers on one thread of the system: each runs until it waits for others. Blocks run one after another. Only full warps
-// are known. Who waits for a thread that does not come ends the program.
+// fibers on one thread of the system: each runs until it waits for others. Blocks run one after another, and so do
+// kernels. Only full warps are known. Who waits for a thread that does not come ends the program.
 #pragma once
 
 #include <csetjmp>
@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <ucontext.h>
 #include <vector>
 
@@ -18,7 +19,7 @@
 #define __forceinline__ inline
 #define __grid_constant__
 #define __launch_bounds__(...)
-#define __shared__ static thread_local
+#define __shared__ static
 
 struct dim3 {
     unsigned x = 1, y = 1, z = 1;
@@ -30,7 +31,7 @@ struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
 
-inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
+inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulation {
 
@@ -63,7 +64,8 @@ struct Block {
     unsigned threads = 0, current = 0, arrived = 0;
 };
 
-inline thread_local Block block;
+inline Block block;
+inline std::mutex one_kernel;
 
 // Back to the scheduler, until it comes back.
 inline void leave() {
@@ -153,6 +155,7 @@ inline void require_full(unsigned mask) {
 
 inline void launch(void (*kernel)(const void*), const void* args, unsigned grid, unsigned threads, unsigned cluster = 1) {
     if (cluster != 1) std::abort();
+    const std::lock_guard<std::mutex> lock(one_kernel);
     if (threads % WARP != 0) std::abort();
     block.kernel = kernel;
     block.args = args;

@@ -5,8 +5,8 @@ use std::ptr::null_mut;
 use std::sync::OnceLock;
 
 use isonorm_cuda::kernels::{
-    Apply, ChannelLaunch, Channels, Correlate, Evaluate, Gradients, GroupBackward, GroupForward, Groups, Instances,
-    Kernel, Lines, Moments, PlaneKernel, Planes, Rows, Running, Shape, Storage, Tensor as Argument,
+    Apply, ChannelLaunch, Channels, Correlate, Evaluate, GroupBackward, GroupForward, Groups, Instances, Kernel, Lines,
+    Moments, PlaneGradients, PlaneKernel, Planes, Rows, Running, Shape, Storage, Tensor as Argument,
 };
 use isonorm_testing::DType;
 use isonorm_testing::golden::Norm;
@@ -352,7 +352,7 @@ impl Work<'_> {
         let storage = self.storage([dy_type, dx_type]);
         let lines = Lines::new(self.sizes(), self.gpu.layout.is_last());
         let channels = self.call.shape.channels as i64;
-        let args = Gradients { lines, x, dy, dx, values: self.values(), channels };
+        let args = PlaneGradients { lines, x, dy, dx, values: self.values(), channels };
         let kernel = PlaneKernel::Gradients { x: dtype(self.call.x.dtype()), dy: storage, dx: storage };
         self.each_line(kernel, lines, &args);
     }

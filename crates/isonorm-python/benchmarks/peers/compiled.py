@@ -1,10 +1,13 @@
-"""torch.compile of RMSNorm as Hugging Face's models write it, `LlamaRMSNorm.forward`.
+"""torch.compile of RMSNorm as Hugging Face's models write it, `LlamaRMSNorm.forward`; on a GPU of LayerNorm too.
 
 The default mode: `max-autotune-no-cudagraphs` chooses among templates of matrix products, and makes the same code of
 a norm.
 """
 
+import functools
+
 import torch
+import torch.nn.functional as F
 
 from cells import BACKWARD, EPS, FORWARD, FRESH, PREALLOCATED
 from peers import _passes
@@ -35,18 +38,31 @@ def _add_rms_norm(x, residual, weight, y=None, total=None):
     return y.copy_(_llama_rms_norm(found, weight)), total.copy_(found)
 
 
+def _layer_norm(x, weight, bias, y=None):
+    found = F.layer_norm(x, weight.shape, weight, bias, EPS)
+    return found if y is None else y.copy_(found)
+
+
+_FUNCTIONS = {"RMSNorm": _rms_norm, "add + RMSNorm": _add_rms_norm, "LayerNorm": _layer_norm}
+
+
+@functools.lru_cache(1)
+def _compiled(cell):
+    torch.compiler.reset()  # or the guards of each cell would be asked in all later ones
+    return torch.compile(_FUNCTIONS[cell.norm], fullgraph=True, dynamic=False)
+
+
 def contestants(cell, t):
     # Autograd compiles forward and backward pass together: one of them alone is not what it is for.
-    if cell.norm not in ("RMSNorm", "add + RMSNorm") or cell.work == BACKWARD:
+    on_gpu_alone = cell.norm == "LayerNorm" or cell.work == BACKWARD
+    if cell.norm not in _FUNCTIONS or (on_gpu_alone and not t.x.is_cuda):
         return {}
-    torch.compiler.reset()  # or the guards of each cell would be asked in all later ones
-    x, residual, weight, y, total = t.x, t.residual, t.weight, t.y, t.sum
-    if cell.norm == "RMSNorm":
-        run = torch.compile(_rms_norm, fullgraph=True, dynamic=False)
-        fresh, into = lambda: run(x, weight), lambda: run(x, weight, y)
-    else:
-        run = torch.compile(_add_rms_norm, fullgraph=True, dynamic=False)
-        fresh, into = lambda: run(x, residual, weight), lambda: run(x, residual, weight, y, total)
+    run, x, residual, weight, bias, y, total = _compiled(cell), t.x, t.residual, t.weight, t.bias, t.y, t.sum
+    fresh, into = {
+        "RMSNorm": (lambda: run(x, weight), lambda: run(x, weight, y)),
+        "add + RMSNorm": (lambda: run(x, residual, weight), lambda: run(x, residual, weight, y, total)),
+        "LayerNorm": (lambda: run(x, weight, bias), lambda: run(x, weight, bias, y)),
+    }[cell.norm]
     if cell.work != FORWARD:
         return {FRESH: _passes.of(cell, t, fresh)}
     return {FRESH: fresh, PREALLOCATED: into}
