@@ -37,6 +37,14 @@ __device__ __forceinline__ unsigned narrow_pair_bf16(float low, float high) {
     return bits;
 }
 
+// 16 bytes at once; a plain assignment is sometimes cut into four.
+__device__ __forceinline__ void store_16(void* to, unsigned a, unsigned b, unsigned c, unsigned d) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
+                 :
+                 : "l"(__cvta_generic_to_global(to)), "r"(a), "r"(b), "r"(c), "r"(d)
+                 : "memory");
+}
+
 // Hides from the compiler what a register holds: it cannot keep what it once computed from it, and computes it again.
 __device__ __forceinline__ void hide(unsigned& word) { asm volatile("" : "+r"(word)); }
 

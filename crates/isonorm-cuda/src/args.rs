@@ -29,7 +29,7 @@ impl Tensor {
     /// Whether all rows begin at multiples of 16 bytes.
     pub(crate) fn is_aligned(&self) -> bool {
         let size = [1, 4, 8, 2, 2][self.dtype as usize];
-        self.data as usize % 16 == 0 && self.outer * size % 16 == 0 && self.inner * size % 16 == 0
+        self.data.addr().is_multiple_of(16) && self.outer * size % 16 == 0 && self.inner * size % 16 == 0
     }
 }
 

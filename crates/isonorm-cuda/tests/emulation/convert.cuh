@@ -35,6 +35,10 @@ inline unsigned short narrow_bf16(float value) {
 inline unsigned narrow_pair_f16(float low, float high) { return narrow_f16(low) | unsigned(narrow_f16(high)) << 16; }
 inline unsigned narrow_pair_bf16(float low, float high) { return narrow_bf16(low) | unsigned(narrow_bf16(high)) << 16; }
 
+inline void store_16(void* to, unsigned a, unsigned b, unsigned c, unsigned d) {
+    *static_cast<uint4*>(to) = uint4{a, b, c, d};
+}
+
 inline void hide(unsigned&) {}
 
 } // namespace isonorm
