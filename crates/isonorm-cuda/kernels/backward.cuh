@@ -185,11 +185,11 @@ __device__ __forceinline__ void backward(const Backward& args) {
     static_assert(SUMS == 0 || !S::IS_LONG, "the columns of long rows are no thread's own");
     // The next row is on its way while a row is worked on, if it finds room beside it.
     constexpr bool IS_AHEAD = SUMS > 0 && S::WARPS <= 8;
-    __shared__ typename Exchange<S>::Buffers buffers;
+    __shared__ Shared<typename Exchange<S>::Buffers> buffers;
     Exchange<S> exchange(buffers);
     const Rows& rows = args.rows;
-    const Team<S> team(rows.warps, rows.pieces);
-    const i64 first_unit = i64(blockIdx.x) * rows.rows_per_block, unit = first_unit + team.row;
+    const Team<S> team(rows.sharing);
+    const i64 first_unit = i64(blockIdx.x / rows.sharing.blocks) * rows.sharing.rows_per_block, unit = first_unit + team.row;
     const i64 first = unit * args.scratch.rows;
     // The block's first team has as many rows as any.
     const i64 count = min_of(args.scratch.rows, rows.rows - first_unit * args.scratch.rows);

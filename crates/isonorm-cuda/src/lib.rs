@@ -10,7 +10,7 @@ mod kernel;
 mod nvrtc;
 mod shape;
 
-pub use args::{Backward, Finish, Forward, Parameters, Rows, Scratch, Tensor};
+pub use args::{Backward, Finish, Forward, Parameters, Rows, Scratch, Sharing, Tensor};
 pub use error::Error;
 pub use kernel::{Gradients, HEADERS, Kernel, Norm, SOURCES, Storage};
 pub use nvrtc::{Compiled, Nvrtc};

@@ -1,4 +1,4 @@
-// kernels/convert.cuh on a CPU: the same functions, by integers.
+// kernels/convert.cuh on a CPU: the same functions, conversions by integers.
 #pragma once
 
 namespace isonorm {
@@ -38,6 +38,17 @@ inline unsigned narrow_pair_bf16(float low, float high) { return narrow_bf16(low
 inline void store_16(void* to, unsigned a, unsigned b, unsigned c, unsigned d) {
     *static_cast<uint4*>(to) = uint4{a, b, c, d};
 }
+
+// Blocks of a cluster run side by side, each with shared memory of its own.
+template <class T> struct Shared {
+    T blocks[emulation::MOST_BLOCKS];
+};
+template <class T> inline T& own(Shared<T>& shared) { return shared.blocks[emulation::rank()]; }
+template <class T, class C> inline void put(T& shared, int to, C& at, C value) {
+    const std::ptrdiff_t place = reinterpret_cast<char*>(&at) - reinterpret_cast<char*>(&shared);
+    std::memcpy(reinterpret_cast<char*>(&shared + (to - int(emulation::rank()))) + place, &value, sizeof value);
+}
+inline void cluster_barrier() { emulation::at_cluster(); }
 
 inline void hide(unsigned&) {}
 
