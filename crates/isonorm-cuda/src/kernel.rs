@@ -176,8 +176,8 @@ fn class(norm: Norm) -> &'static str {
     }
 }
 
-fn shape_of(Shape { node, groups, warps, is_long, is_whole }: Shape, x: DType) -> String {
-    format!("Shape<{}, {node}, {groups}, {warps}, {is_long}, {is_whole}>", cpp(Storage::Of(x)))
+fn shape_of(Shape { node, groups, warps, blocks, is_long, is_whole }: Shape, x: DType) -> String {
+    format!("Shape<{}, {node}, {groups}, {warps}, {blocks}, {is_long}, {is_whole}>", cpp(Storage::Of(x)))
 }
 
 /// The name of a type in the kernels.

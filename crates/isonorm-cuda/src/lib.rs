@@ -36,7 +36,7 @@ pub use row_norm::RowNorm;
 
 /// The kernels themselves: their sources, which there are, and what they take. For tests and other hosts.
 pub mod kernels {
-    pub use crate::args::{Backward, Finish, Forward, Parameters, Rows, Scratch, Tensor};
+    pub use crate::args::{Backward, Finish, Forward, Parameters, Rows, Scratch, Sharing, Tensor};
     pub use crate::kernel::{Gradients, HEADERS, Kernel, Norm, SOURCES, Storage};
     pub use crate::nvrtc::Compiled;
     pub use crate::shape::{Launch, Shape, Units};

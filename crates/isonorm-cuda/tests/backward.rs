@@ -20,7 +20,7 @@ fn emulation(x: DType) -> &'static Emulation {
     LIBRARIES[at].get_or_init(|| {
         let (own, any) = (Storage::Of(dtype(x)), Storage::Any);
         let whole = 16 / (x.digits() / 2);
-        let shape = |groups, warps| Shape { node: 1, groups, warps, is_long: false, is_whole: false };
+        let shape = |groups, warps| Shape { node: 1, groups, warps, blocks: 1, is_long: false, is_whole: false };
         let long = Shape { is_long: true, ..shape(whole, 8) };
         let shapes = [
             (shape(whole / 2, 1), Gradients::Both),
@@ -32,6 +32,8 @@ fn emulation(x: DType) -> &'static Emulation {
             (Shape { is_whole: true, ..shape(whole, 2) }, Gradients::Both),
             (Shape { is_whole: true, ..shape(whole, 16) }, Gradients::None),
             (Shape { is_whole: true, ..long }, Gradients::None),
+            (Shape { blocks: 4, ..shape(whole, 2) }, Gradients::Both),
+            (Shape { is_whole: true, blocks: 2, ..shape(whole, 2) }, Gradients::Weight),
         ];
         let mut kernels = vec![Kernel::Finish { compute: dtype(compute_type(x)) }];
         let x = dtype(x);
@@ -135,7 +137,7 @@ impl Call<'_> {
             scratch: Scratch::NONE,
         };
         let Backward { x, dy, weight, dresidual, dx: to, dr: copy, .. } = args;
-        let is_whole = shape.with(hidden, &[x, dy, weight, dresidual, to, copy]).is_whole;
+        let is_whole = shape.with(hidden, x_type, &[x, dy, weight, dresidual, to, copy]).is_whole;
         if shape.is_whole && (self.norm.partial.is_some() || !is_whole) {
             return None;
         }
@@ -153,7 +155,7 @@ impl Call<'_> {
             args.scratch = scratch;
             units.count
         };
-        emulation.run(kernel, &args, launch.blocks(done), launch.threads);
+        emulation.run_in_clusters(kernel, &args, launch.blocks(done), launch.threads, launch.cluster);
         if gradients == Gradients::None {
             self.sum_columns(
                 emulation,

@@ -89,7 +89,7 @@ impl Case {
         let gradient = |param: &Option<Tensor>| param.as_ref().map(|param| empty(param.dtype(), spec.hidden));
         let (mut dweight, mut dbias) = (gradient(&spec.weight), gradient(&spec.bias));
         let compute = if x.dtype() == Name::F64 { Name::F64 } else { Name::F32 };
-        let mut scratch = empty(compute, norm.scratch(x.len() / spec.hidden, dtype(x.dtype())));
+        let mut scratch = empty(compute, norm.scratch(device, x.len() / spec.hidden, dtype(x.dtype())));
         let mut io = BackwardIo::new(from.slice(), dy.slice(), dx.slice_mut()).scratch(scratch.slice_mut());
         if let Some(dweight) = &mut dweight {
             io = io.dweight(dweight.slice_mut());

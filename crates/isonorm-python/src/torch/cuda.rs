@@ -45,7 +45,9 @@ pub(super) fn backward(norm: &RowNorm, hidden: usize, params: &Params, call: Bac
     let (device, dtype) = (x.device(), x.dtype()?);
     let core = norm_of(norm, hidden, params, device)?;
     let count = x.shape()?.sizes.iter().product::<i64>() as usize / hidden.max(1);
-    let needed = if dweight.is_some() || dbias.is_some() { core.scratch(count, dtype) } else { 0 };
+    let stream = stream(device)?;
+    let is_summed = dweight.is_some() || dbias.is_some();
+    let needed = if is_summed { core.scratch(stream.device(), count, dtype) } else { 0 };
     let mut scratch = TensorMut::new(&[needed as i64], rules::compute(dtype), device)?;
     let leading = |tensor: &Tensor| Leading::of(tensor, norm.dims);
     let of = (leading(x)?, leading(dy)?, leading(dx.tensor())?);
@@ -66,7 +68,7 @@ pub(super) fn backward(norm: &RowNorm, hidden: usize, params: &Params, call: Bac
     }
     // The caching allocator gives the memory to later work of this stream alone.
     let io = io.scratch(slice_mut(device, &mut scratch)?);
-    Ok(core.backward(&stream(device)?, io)?)
+    Ok(core.backward(&stream, io)?)
 }
 
 fn norm_of<'a>(norm: &RowNorm, hidden: usize, params: &'a Params, device: Device) -> Result<gpu::RowNorm<'a>, Failure> {
