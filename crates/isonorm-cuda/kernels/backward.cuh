@@ -21,21 +21,12 @@ struct Backward {
     Scratch scratch;
 };
 
-// The type in which dy is kept.
-template <class D, class C> struct HeldAs {
-    using type = D;
-};
-template <class C> struct HeldAs<Any, C> {
-    using type = C;
-};
-
 // A thread's part of a row: x, dy of type D, and what forward saved.
 template <class S, class D> struct Operands {
     using C = typename S::C;
-    using Held = typename HeldAs<D, C>::type;
     i64 row;
     Piece<S> x;
-    Piece<S, Held> dy;
+    Piece<S, Held<D, C>> dy;
     Stats<C> stats;
 
     // A row, or its statistics alone where it is long.
@@ -75,7 +66,7 @@ template <class S, class D> struct Operands {
             each_vector(team, piece, hidden, [&](int k, int s, i64 at, int count) {
                 C v[S::V];
                 load<Any, S::V>(args.dy, start + at, count, v);
-                dy.vectors[k][s] = Packed<Held, S::V>{};
+                dy.vectors[k][s] = Packed<C, S::V>{};
                 dy.vectors[k][s].narrow(v);
             });
         } else {

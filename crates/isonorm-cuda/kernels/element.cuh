@@ -26,6 +26,15 @@ template <class A> struct Same<A, A> {
 
 __device__ __forceinline__ i64 min_of(i64 a, i64 b) { return a < b ? a : b; }
 
+// The type in which elements of storage type E are kept in registers.
+template <class E, class C> struct HeldAs {
+    using type = E;
+};
+template <class C> struct HeldAs<Any, C> {
+    using type = C;
+};
+template <class E, class C> using Held = typename HeldAs<E, C>::type;
+
 // Numbers of the storage types, as the host gives them. `NONE`: there is no such tensor.
 enum DType : int { NONE = 0, F32 = 1, F64 = 2, F16 = 3, BF16 = 4 };
 

@@ -34,7 +34,7 @@ impl Tensor {
 }
 
 /// As `DType` of `element.cuh`.
-fn number(dtype: DType) -> i32 {
+pub(crate) fn number(dtype: DType) -> i32 {
     match dtype {
         DType::F32 => 1,
         DType::F64 => 2,

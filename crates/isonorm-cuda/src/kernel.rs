@@ -2,10 +2,11 @@
 
 use isonorm::{BATCH_LEAF, DType, LANES, LEAF};
 
+use crate::plane_kernel::PlaneKernel;
 use crate::shape::{FINISH_BLOCK, SMALL_BLOCK, Shape};
 
 /// The headers of the kernels: name and text.
-pub const HEADERS: [(&str, &str); 12] = [
+pub const HEADERS: [(&str, &str); 21] = [
     ("convert.cuh", include_str!("../kernels/convert.cuh")),
     ("element.cuh", include_str!("../kernels/element.cuh")),
     ("memory.cuh", include_str!("../kernels/memory.cuh")),
@@ -18,14 +19,33 @@ pub const HEADERS: [(&str, &str); 12] = [
     ("forward.cuh", include_str!("../kernels/forward.cuh")),
     ("backward.cuh", include_str!("../kernels/backward.cuh")),
     ("parameters.cuh", include_str!("../kernels/parameters.cuh")),
+    ("planes.cuh", include_str!("../kernels/planes.cuh")),
+    ("values.cuh", include_str!("../kernels/values.cuh")),
+    ("groups.cuh", include_str!("../kernels/groups.cuh")),
+    ("channels.cuh", include_str!("../kernels/channels.cuh")),
+    ("moments.cuh", include_str!("../kernels/moments.cuh")),
+    ("correlate.cuh", include_str!("../kernels/correlate.cuh")),
+    ("side_by_side.cuh", include_str!("../kernels/side_by_side.cuh")),
+    ("lines.cuh", include_str!("../kernels/lines.cuh")),
+    ("running.cuh", include_str!("../kernels/running.cuh")),
 ];
 
 /// The files that are compiled: name and text.
-pub const SOURCES: [(&str, &str); 4] = [
+pub const SOURCES: [(&str, &str); 14] = [
     ("forward.cu", include_str!("../kernels/forward.cu")),
     ("backward.cu", include_str!("../kernels/backward.cu")),
     ("parameters.cu", include_str!("../kernels/parameters.cu")),
     ("finish.cu", include_str!("../kernels/finish.cu")),
+    ("group_forward.cu", include_str!("../kernels/group_forward.cu")),
+    ("group_backward.cu", include_str!("../kernels/group_backward.cu")),
+    ("moments.cu", include_str!("../kernels/moments.cu")),
+    ("correlate.cu", include_str!("../kernels/correlate.cu")),
+    ("apply.cu", include_str!("../kernels/apply.cu")),
+    ("gradients.cu", include_str!("../kernels/gradients.cu")),
+    ("evaluate.cu", include_str!("../kernels/evaluate.cu")),
+    ("instances.cu", include_str!("../kernels/instances.cu")),
+    ("side_moments.cu", include_str!("../kernels/side_moments.cu")),
+    ("side_correlate.cu", include_str!("../kernels/side_correlate.cu")),
 ];
 
 /// A norm of rows.
@@ -110,6 +130,8 @@ pub enum Kernel {
         /// The compute type.
         compute: DType,
     },
+    /// One of samples of channels.
+    Planes(PlaneKernel),
 }
 
 impl Kernel {
@@ -120,13 +142,14 @@ impl Kernel {
             Kernel::Backward { .. } => (SOURCES[1], "Backward"),
             Kernel::Parameters { .. } => (SOURCES[2], "Parameters"),
             Kernel::Finish { .. } => (SOURCES[3], "Finish"),
+            Kernel::Planes(kernel) => kernel.source(),
         }
     }
 
     /// The name of its function: what it is compiled with, in letters.
     pub fn name(&self) -> String {
-        let (_, args) = self.source();
-        let words = format!("{args} {}", self.instance());
+        let ((file, _), _) = self.source();
+        let words = format!("{} {}", file.trim_end_matches(".cu"), self.instance());
         let letters = words.replace(|c: char| !c.is_ascii_alphanumeric(), " ");
         letters.split_whitespace().collect::<Vec<_>>().join("_").to_lowercase()
     }
@@ -137,6 +160,7 @@ impl Kernel {
             Kernel::Forward { shape, .. } | Kernel::Backward { shape, .. } => shape.threads(),
             Kernel::Parameters { .. } => SMALL_BLOCK,
             Kernel::Finish { .. } => FINISH_BLOCK,
+            Kernel::Planes(kernel) => kernel.threads(),
         };
         [
             ("LANES", LANES.to_string()),
@@ -163,6 +187,7 @@ impl Kernel {
                 format!("{}, {}, {}", class(*norm), shape_of(Shape::of_columns(*x), *x), cpp(*dy))
             }
             Kernel::Finish { compute } => format!("{}, {}", cpp(Storage::Of(*compute)), FINISH_BLOCK / 32),
+            Kernel::Planes(kernel) => kernel.instance(),
         }
     }
 }
@@ -176,12 +201,12 @@ fn class(norm: Norm) -> &'static str {
     }
 }
 
-fn shape_of(Shape { node, groups, warps, blocks, is_long, is_whole }: Shape, x: DType) -> String {
+pub(crate) fn shape_of(Shape { node, groups, warps, blocks, is_long, is_whole }: Shape, x: DType) -> String {
     format!("Shape<{}, {node}, {groups}, {warps}, {blocks}, {is_long}, {is_whole}>", cpp(Storage::Of(x)))
 }
 
 /// The name of a type in the kernels.
-fn cpp(storage: Storage) -> &'static str {
+pub(crate) fn cpp(storage: Storage) -> &'static str {
     match storage {
         Storage::None => "void",
         Storage::Of(DType::F32) => "float",

@@ -22,6 +22,8 @@ mod kernel;
 mod launch;
 mod memory;
 mod nvrtc;
+mod plane_args;
+mod plane_kernel;
 mod row_backward;
 mod row_norm;
 mod shape;
@@ -39,5 +41,10 @@ pub mod kernels {
     pub use crate::args::{Backward, Finish, Forward, Parameters, Rows, Scratch, Sharing, Tensor};
     pub use crate::kernel::{Gradients, HEADERS, Kernel, Norm, SOURCES, Storage};
     pub use crate::nvrtc::Compiled;
+    pub use crate::plane_args::{
+        Apply, Channels, Correlate, Evaluate, GroupBackward, GroupForward, Groups, Instances, Lines, Moments,
+        PlaneGradients, Planes, Running,
+    };
+    pub use crate::plane_kernel::{ChannelLaunch, PlaneKernel};
     pub use crate::shape::{Launch, Shape, Units};
 }

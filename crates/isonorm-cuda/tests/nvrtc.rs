@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use isonorm::DType;
 use isonorm_cuda::Nvrtc;
-use isonorm_cuda::kernels::{Gradients, Kernel, Norm, Shape, Storage};
+use isonorm_cuda::kernels::{ChannelLaunch, Gradients, Kernel, Norm, PlaneKernel, Shape, Storage};
 
 /// What `ISONORM_NVRTC` names, the system's, or one that Python packages of the tests brought along.
 fn nvrtc() -> Option<Nvrtc> {
@@ -78,8 +78,35 @@ fn kernels(x: DType, arch: &str, gradients: &[Gradients]) -> Vec<Kernel> {
     let (shape, gradients) = Shape::backward(4096, x, gradients, capability(arch));
     kernels.push(Kernel::Backward { norm, x, shape, params: any, dy: any, others: any, gradients });
     kernels.push(Kernel::Backward { norm: Norm::Llama, x, shape, params: own, dy: own, others: own, gradients });
+    kernels.extend(plane_kernels(x, capability(arch)).into_iter().map(Kernel::Planes));
     let mut seen = HashSet::new();
     kernels.retain(|kernel| seen.insert(*kernel));
+    kernels
+}
+
+/// Those of samples of channels.
+fn plane_kernels(x: DType, capability: (i32, i32)) -> Vec<PlaneKernel> {
+    let backward = |hidden| Shape::backward(hidden, x, Gradients::None, capability).0;
+    let (own, any) = (Storage::Of(x), Storage::Any);
+    let compute = if x == DType::F64 { x } else { DType::F32 };
+    let mut kernels = vec![PlaneKernel::Evaluate { compute }, PlaneKernel::Instances { compute }];
+    kernels.push(PlaneKernel::SideMoments { x });
+    for storage in [own, any] {
+        kernels.push(PlaneKernel::Apply { compute, x: storage, y: storage });
+        kernels.push(PlaneKernel::Gradients { x, dy: storage, dx: storage });
+        kernels.push(PlaneKernel::SideCorrelate { x, dy: storage });
+        let shape = backward(4096);
+        kernels.push(PlaneKernel::GroupBackward { x, shape, dy: storage, dx: storage });
+    }
+    for hidden in [64, 4096, 300_000] {
+        kernels.push(PlaneKernel::GroupForward { x, shape: Shape::forward(hidden, x, capability), y: own });
+        kernels.push(PlaneKernel::GroupBackward { x, shape: backward(hidden), dy: own, dx: own });
+        for samples in [2, 32] {
+            let shape = ChannelLaunch::new(samples, hidden, x).expect("planes fit").shape;
+            kernels.push(PlaneKernel::Moments { x, shape });
+            kernels.push(PlaneKernel::Correlate { x, shape, dy: own });
+        }
+    }
     kernels
 }
 

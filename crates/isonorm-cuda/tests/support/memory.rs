@@ -106,7 +106,8 @@ pub(crate) fn dtype(name: Name) -> DType {
     }
 }
 
-fn tensor(dtype: Name, bytes: &[u8]) -> Tensor {
+/// A tensor of these bytes.
+pub(crate) fn tensor(dtype: Name, bytes: &[u8]) -> Tensor {
     match dtype {
         Name::F32 => Tensor::F32(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
         Name::F64 => Tensor::F64(bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect()),

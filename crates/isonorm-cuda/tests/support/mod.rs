@@ -4,6 +4,7 @@
 pub(crate) mod emulation;
 pub(crate) mod gpu;
 pub(crate) mod memory;
+pub(crate) mod planes;
 
 #[path = "../../../isonorm/tests/support/mod.rs"]
 pub(crate) mod core;
@@ -13,7 +14,9 @@ use std::ffi::c_void;
 use isonorm_cuda::kernels::{Launch, Norm, Rows, Storage};
 use isonorm_testing::DType;
 
-use self::core::{Norm as Spec, Saved, Which, compute_type};
+use self::core::{Norm as Spec, Which, compute_type};
+#[allow(unused_imports)] // the core's files name them so
+pub(crate) use self::core::{Saved, Tensor, with_options};
 
 /// Whether a kernel of this storage takes a tensor of this type, or none.
 pub(crate) fn takes(storage: Storage, found: Option<DType>) -> bool {
