@@ -135,6 +135,14 @@ fn devices_and_threads() {
     });
 }
 
+/// A row of several blocks where the GPU has clusters; one that is read again where it has none.
+#[test]
+fn long_rows() {
+    for ordinal in [0, 1] {
+        Case::new(Which::Rms, Name::Bf16, Name::Bf16, 40_000, 3).check(&stream(ordinal));
+    }
+}
+
 #[test]
 fn rows_with_strides_and_in_place() {
     let stream = stream(0);
