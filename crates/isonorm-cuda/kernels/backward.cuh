@@ -135,8 +135,10 @@ __device__ __forceinline__ void write_dx(const Team<S>& team, const Backward& ar
     using X = typename S::T;
     const Rows& rows = args.rows;
     const Stats<C>& stats = operands.stats;
-    const i64 row = operands.row, dx_row = row_start(rows, args.dx, row);
-    const i64 dr_row = row_start(rows, args.dr, row), dresidual_row = row_start(rows, args.dresidual, row);
+    const bool has_residual = args.dresidual.dtype != NONE, has_copy = args.dr.dtype != NONE;
+    const auto start = [&](const Tensor& tensor) { return row_start(rows, tensor, operands.row); };
+    const i64 dx_row = start(args.dx), dr_row = has_copy ? start(args.dr) : 0;
+    const i64 dresidual_row = has_residual ? start(args.dresidual) : 0;
     team.each_piece(rows.hidden, [&](i64 piece) {
         operands.again(team, args, piece);
         each_vector(team, piece, rows.hidden, [&](int k, int s, i64 at, int count) {
@@ -149,16 +151,19 @@ __device__ __forceinline__ void write_dx(const Team<S>& team, const Backward& ar
                 C d = Norm::CENTERED ? sub(g[e], means.of_g) : g[e];
                 // pRMSNorm: what is not measured has no part in c2.
                 if (S::IS_WHOLE || at + e < rows.measured) d = fused(-x_hat, means.of_products, d);
-                g[e] = rounded<X>(mul(mul(d, stats.inv), stats.scale));
+                g[e] = mul(mul(d, stats.inv), stats.scale);
             }
-            if (args.dresidual.dtype != NONE) {
+            // One type in all tensors: the store rounds.
+            if (has_residual || !Same<O, X>::VALUE) round_to<X>(g);
+            if (has_residual) {
                 C other[S::V];
                 load<O, S::V, S::IS_WHOLE>(args.dresidual, dresidual_row + at, count, other);
 #pragma unroll
-                for (int e = 0; e < S::V; ++e) g[e] = rounded<X>(add(g[e], other[e]));
+                for (int e = 0; e < S::V; ++e) g[e] = add(g[e], other[e]);
+                if (!Same<O, X>::VALUE) round_to<X>(g);
             }
             store<O, S::V, S::IS_WHOLE>(args.dx, dx_row + at, count, g);
-            if (args.dr.dtype != NONE) store<O, S::V, S::IS_WHOLE>(args.dr, dr_row + at, count, g);
+            if (has_copy) store<O, S::V, S::IS_WHOLE>(args.dr, dr_row + at, count, g);
         });
     });
 }
@@ -171,11 +176,11 @@ __device__ __forceinline__ void backward(const Backward& args) {
     static_assert(SUMS == 0 || !S::IS_LONG, "the columns of long rows are no thread's own");
     // The next row is on its way while a row is worked on, if it finds room beside it.
     constexpr bool IS_AHEAD = SUMS > 0 && S::WARPS <= 8;
-    __shared__ typename Exchange<S>::Buffers buffers;
+    __shared__ Shared<typename Exchange<S>::Buffers> buffers;
     Exchange<S> exchange(buffers);
     const Rows& rows = args.rows;
-    const Team<S> team(rows.warps, rows.pieces);
-    const i64 first_unit = i64(blockIdx.x) * rows.rows_per_block, unit = first_unit + team.row;
+    const Team<S> team(rows.sharing);
+    const i64 first_unit = i64(blockIdx.x / rows.sharing.blocks) * rows.sharing.rows_per_block, unit = first_unit + team.row;
     const i64 first = unit * args.scratch.rows;
     // The block's first team has as many rows as any.
     const i64 count = min_of(args.scratch.rows, rows.rows - first_unit * args.scratch.rows);

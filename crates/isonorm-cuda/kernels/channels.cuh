@@ -10,14 +10,13 @@
 
 namespace isonorm {
 
-// What all calls over channels have in common. The team of a plane has `warps` warps, which own `pieces` pieces each;
-// where it is one warp or less, planes lie side by side in a block.
+// What all calls over channels have in common. Where the team of a plane is one warp or less, planes lie side by side in
+// a block.
 struct Channels {
     i64 samples;
     i64 channels;
     i64 spatial;
-    i64 pieces;
-    int warps;
+    Sharing sharing; // of a plane
     int eps_outside;
     double eps;           // rounded to the compute type
     double weight_offset; // rounded to the compute type
@@ -76,7 +75,7 @@ template <class C, int N> struct Nodes {
 
 // What the threads of a channel's block share.
 template <class S> struct ChannelMemory {
-    typename Exchange<S>::Buffers buffers;
+    Shared<typename Exchange<S>::Buffers> buffers;
     Scalars<typename S::C, WARP> scalars[2];
     typename S::C largest[BLOCK_WARPS];
 };
@@ -91,7 +90,7 @@ template <class S> struct Channel {
     i64 number;
 
     __device__ Channel(const Channels& channels, Exchange<S>& exchange, ChannelMemory<S>& memory)
-        : channels(channels), team(channels.warps, channels.pieces), exchange(exchange), memory(memory), number(0) {}
+        : channels(channels), team(channels.sharing), exchange(exchange), memory(memory), number(0) {}
 
     // Teams of the block.
     __device__ int teams() const { return S::WARPS > 1 ? 1 : int(blockDim.x) / S::TEAM; }

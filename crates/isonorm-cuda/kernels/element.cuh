@@ -129,4 +129,12 @@ template <class E, int V> struct Packed {
     __device__ static unsigned pair(bf16, float low, float high) { return narrow_pair_bf16(low, high); }
 };
 
+// Each of V values rounded once to storage type T.
+template <class T, class C, int V> __device__ __forceinline__ void round_to(C (&v)[V]) {
+    Packed<T, V> packed{};
+    packed.narrow(v);
+#pragma unroll
+    for (int e = 0; e < V; ++e) v[e] = packed.get(e);
+}
+
 } // namespace isonorm

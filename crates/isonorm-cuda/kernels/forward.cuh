@@ -42,13 +42,14 @@ template <class Norm, class S, class P, class Y, class Z> __device__ __forceinli
     using C = typename S::C;
     using X = typename S::T;
     constexpr bool IS_SUM = !Same<Z, void>::VALUE;
-    __shared__ typename Exchange<S>::Buffers buffers;
+    __shared__ Shared<typename Exchange<S>::Buffers> buffers;
     Exchange<S> exchange(buffers);
     const Rows& rows = args.rows;
     const i64 hidden = rows.hidden;
-    const Team<S> team(rows.warps, rows.pieces);
-    for (i64 first = i64(blockIdx.x) * rows.rows_per_block; first < rows.rows;
-         first += i64(gridDim.x) * rows.rows_per_block) {
+    const Sharing& sharing = rows.sharing;
+    const Team<S> team(sharing);
+    for (i64 first = i64(blockIdx.x / sharing.blocks) * sharing.rows_per_block; first < rows.rows;
+         first += i64(gridDim.x / sharing.blocks) * sharing.rows_per_block) {
         const i64 row = row_of(rows, first + team.row);
         const bool is_own = row == first + team.row;
         const Tensor& input = IS_SUM ? args.r : args.x;

@@ -46,14 +46,15 @@ struct GroupRow {
 // S has x's storage type, Y is y's.
 template <class S, class Y> __device__ __forceinline__ void forward_groups(const GroupForward& args) {
     using C = typename S::C;
-    __shared__ typename Exchange<S>::Buffers buffers;
+    __shared__ Shared<typename Exchange<S>::Buffers> buffers;
     Exchange<S> exchange(buffers);
     const Groups& groups = args.groups;
     const Rows& rows = groups.rows;
     const i64 hidden = rows.hidden, spatial = groups.spatial;
-    const Team<S> team(rows.warps, rows.pieces);
-    for (i64 first = i64(blockIdx.x) * rows.rows_per_block; first < rows.rows;
-         first += i64(gridDim.x) * rows.rows_per_block) {
+    const Sharing& sharing = rows.sharing;
+    const Team<S> team(sharing);
+    for (i64 first = i64(blockIdx.x / sharing.blocks) * sharing.rows_per_block; first < rows.rows;
+         first += i64(gridDim.x / sharing.blocks) * sharing.rows_per_block) {
         const GroupRow row(groups, first + team.row);
         PlanePiece<S, typename S::T> x;
         if (!S::IS_LONG) x.read(team, 0, hidden, args.x, row.start(args.x), spatial);
@@ -81,16 +82,17 @@ template <class S, class Y> __device__ __forceinline__ void forward_groups(const
 // dx. S has x's storage type, D is dy's, O dx's.
 template <class S, class D, class O> __device__ __forceinline__ void backward_groups(const GroupBackward& args) {
     using C = typename S::C;
-    __shared__ typename Exchange<S>::Buffers buffers;
+    __shared__ Shared<typename Exchange<S>::Buffers> buffers;
     Exchange<S> exchange(buffers);
     const Groups& groups = args.groups;
     const Rows& rows = groups.rows;
     const i64 hidden = rows.hidden, spatial = groups.spatial;
-    const Team<S> team(rows.warps, rows.pieces);
+    const Sharing& sharing = rows.sharing;
+    const Team<S> team(sharing);
     const Eps<C> eps{C(rows.eps), rows.eps_outside != 0};
     const C n = C(hidden);
-    for (i64 first = i64(blockIdx.x) * rows.rows_per_block; first < rows.rows;
-         first += i64(gridDim.x) * rows.rows_per_block) {
+    for (i64 first = i64(blockIdx.x / sharing.blocks) * sharing.rows_per_block; first < rows.rows;
+         first += i64(gridDim.x / sharing.blocks) * sharing.rows_per_block) {
         const GroupRow row(groups, first + team.row);
         PlanePiece<S, typename S::T> x;
         PlanePiece<S, D> dy;

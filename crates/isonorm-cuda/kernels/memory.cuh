@@ -22,7 +22,7 @@ template <> struct Access<16> {
         words[0] = all.x, words[1] = all.y, words[2] = all.z, words[3] = all.w;
     }
     static __device__ void store(void* to, const unsigned* words) {
-        *static_cast<uint4*>(to) = uint4{words[0], words[1], words[2], words[3]};
+        store_16(to, words[0], words[1], words[2], words[3]);
     }
 };
 template <> struct Access<8> {

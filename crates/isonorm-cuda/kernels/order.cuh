@@ -9,8 +9,9 @@
 // Who does what. A thread owns V lanes, as many elements as 16 bytes hold, of `NODE` consecutive leaves: it takes all
 // steps of these lanes, and sums its leaves. OWNERS threads own a leaf's lanes; `GROUPS` such groups lie side by side in
 // a warp and share a row, whose leaves they own from left to right. Of a row of several warps each warp owns `pieces`
-// times as many consecutive leaves. All these numbers are powers of two but the number of warps, so what a thread, a
-// group, a warp owns is a node of the tree. A leaf beyond the row is a node of -0, which changes no sum: the right
+// times as many consecutive leaves. Very long rows are shared by the blocks of a cluster. All these numbers are powers of
+// two but those of warps and blocks, so what a thread, a group, a warp owns is a node of the tree, and where there are
+// several blocks what a block owns. A leaf beyond the row is a node of -0, which changes no sum: the right
 // sibling that a left-aligned tree does not have.
 #pragma once
 
@@ -22,9 +23,10 @@ constexpr int STEPS = LEAF / LANES;
 constexpr int WARP = 32;
 constexpr unsigned ALL = 0xFFFFFFFFu;
 
-// The shape of a thread's work. WARPS: those of a row, rounded up to a power of two. IS_LONG: rows of several pieces,
+// The shape of a thread's work. WARPS, BLOCKS: those of a row, rounded up to powers of two; a block of several that share
+// a row has exactly WARPS. IS_LONG: rows of several pieces,
 // which are not kept in registers. IS_WHOLE: whatever a thread owns exists, and is aligned to 16 bytes in all tensors.
-template <class X, int NODE_, int GROUPS_, int WARPS_, bool IS_LONG_, bool IS_WHOLE_> struct Shape {
+template <class X, int NODE_, int GROUPS_, int WARPS_, int BLOCKS_, bool IS_LONG_, bool IS_WHOLE_> struct Shape {
     using T = X;
     using C = Compute<X>;
     static constexpr int V = 16 / int(sizeof(X));
@@ -32,6 +34,7 @@ template <class X, int NODE_, int GROUPS_, int WARPS_, bool IS_LONG_, bool IS_WH
     static constexpr int NODE = NODE_;
     static constexpr int GROUPS = GROUPS_;
     static constexpr int WARPS = WARPS_;
+    static constexpr int BLOCKS = BLOCKS_;
     static constexpr bool IS_LONG = IS_LONG_;
     static constexpr bool IS_WHOLE = IS_WHOLE_;
     // Threads of a warp that share a row, and lanes that are left to each when its groups' nodes are summed.
@@ -39,30 +42,45 @@ template <class X, int NODE_, int GROUPS_, int WARPS_, bool IS_LONG_, bool IS_WH
     static constexpr int LEFT = V / GROUPS;
     static_assert(TEAM <= WARP && WARP / OWNERS == V, "groups of a warp");
     static_assert(LEFT == 1 || (WARPS == 1 && !IS_LONG), "rows of several warps or pieces take whole warps");
+    static_assert(BLOCKS == 1 || (WARPS > 1 && !IS_LONG), "several blocks keep the row");
+};
+
+// Who shares a row.
+struct Sharing {
+    i64 pieces;         // of a warp: 1 but for long rows
+    int warps;          // of the row's part in a block
+    int blocks;         // of a row
+    int rows_per_block; // more than 1 where a row takes no more than a warp
 };
 
 // Where a thread stands.
 template <class S> struct Team {
     int owner;  // whose lanes begin at owner * V
     int group;  // in the warp
-    int warp;   // of the row
-    int warps;  // of the row
+    int warp;   // of the block's part of the row
+    int warps;  // of that part
+    int block;  // of the row
+    int blocks; // of the row
     int row;    // of the block's rows
     i64 pieces; // of a warp
 
-    __device__ Team(int warps, i64 pieces) : warps(warps), pieces(pieces) {
+    __device__ explicit Team(const Sharing& sharing)
+        : warps(sharing.warps), blocks(sharing.blocks), pieces(sharing.pieces) {
         const int member = int(threadIdx.x) % S::TEAM;
         owner = member % S::OWNERS;
         group = member / S::OWNERS;
         warp = S::WARPS > 1 ? int(threadIdx.x) / WARP : 0;
+        block = S::BLOCKS > 1 ? int(blockIdx.x) % blocks : 0;
         row = S::WARPS > 1 ? 0 : int(threadIdx.x) / S::TEAM;
     }
 
     // Whether it is the thread that speaks for the row.
-    __device__ bool is_first() const { return owner == 0 && group == 0 && warp == 0; }
+    __device__ bool is_first() const { return owner == 0 && group == 0 && warp == 0 && block == 0; }
 
     // The first leaf of a warp's piece, and the thread's own there.
-    __device__ i64 piece_leaf(i64 piece) const { return (warp * pieces + piece) * (S::GROUPS * S::NODE); }
+    __device__ i64 piece_leaf(i64 piece) const {
+        return ((block * warps + warp) * pieces + piece) * (S::GROUPS * S::NODE);
+    }
     __device__ i64 leaf(i64 piece) const { return piece_leaf(piece) + group * S::NODE; }
 
     // The first element of the thread's first vector; step s of leaf k lies `offset(k, s)` further.
@@ -121,32 +139,49 @@ template <class S> struct Exchange {
     using C = typename S::C;
     static constexpr int SUMS = 2;
     struct Buffers {
-        C nodes[2][SUMS][S::WARPS][LANES];
+        C warps[2][SUMS][S::WARPS][LANES];
+        C blocks[2][SUMS][S::BLOCKS][LANES];
     };
     Buffers& buffers;
     int turn = 0;
 
-    __device__ explicit Exchange(Buffers& buffers) : buffers(buffers) {}
+    __device__ explicit Exchange(Shared<Buffers>& shared) : buffers(own(shared)) {
+        if constexpr (S::BLOCKS > 1) cluster_barrier(); // all blocks have begun
+    }
 
     // The row's nodes from those of its warps, N at once.
-    template <class Operation, int N>
-    __device__ __forceinline__ void combine(const Team<S>& team, C (&values)[N]) {
+    template <class Operation, int N> __device__ __forceinline__ void combine(const Team<S>& team, C (&values)[N]) {
         static_assert(N <= SUMS, "room in the buffers");
+        const int thread = int(threadIdx.x) % WARP;
         if constexpr (S::WARPS > 1) {
-            const int thread = int(threadIdx.x) % WARP;
-            C(*nodes)[S::WARPS][LANES] = buffers.nodes[turn];
-            turn ^= 1;
+            C(*nodes)[S::WARPS][LANES] = buffers.warps[turn];
 #pragma unroll
             for (int j = 0; j < N; ++j) nodes[j][team.warp][thread] = values[j];
             __syncthreads();
 #pragma unroll
-            for (int j = 0; j < N; ++j) {
-                C of_warps[S::WARPS];
-#pragma unroll
-                for (int w = 0; w < S::WARPS; ++w) of_warps[w] = w < team.warps ? nodes[j][w][thread] : -C(0);
-                values[j] = tree<Operation>(of_warps);
-            }
+            for (int j = 0; j < N; ++j) values[j] = total<Operation>(nodes[j], team.warps, thread);
         }
+        if constexpr (S::BLOCKS > 1) {
+            C(*nodes)[S::BLOCKS][LANES] = buffers.blocks[turn];
+            for (int to = team.warp; to < team.blocks; to += S::WARPS) {
+#pragma unroll
+                for (int j = 0; j < N; ++j) put(buffers, to, nodes[j][team.block][thread], values[j]);
+            }
+            cluster_barrier();
+#pragma unroll
+            for (int j = 0; j < N; ++j) values[j] = total<Operation>(nodes[j], team.blocks, thread);
+        }
+        turn ^= 1;
+    }
+
+  private:
+    // The tree over the first `count` nodes.
+    template <class Operation, int MOST>
+    __device__ static __forceinline__ C total(const C (&nodes)[MOST][LANES], int count, int thread) {
+        C all[MOST];
+#pragma unroll
+        for (int i = 0; i < MOST; ++i) all[i] = i < count ? nodes[i][thread] : -C(0);
+        return tree<Operation>(all);
     }
 };
 

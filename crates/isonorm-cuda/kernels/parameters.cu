@@ -3,7 +3,7 @@
 #include "layer_norm.cuh"
 #include "rms_norm.cuh"
 
-extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_constant__ isonorm::Parameters args) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) KERNEL(const __grid_constant__ isonorm::Parameters args) {
     using namespace isonorm;
     parameters<INSTANCE>(args);
 }

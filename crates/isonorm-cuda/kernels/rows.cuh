@@ -13,9 +13,7 @@ struct Rows {
     i64 inner;
     i64 hidden;
     i64 measured; // pRMSNorm's k, else hidden
-    i64 pieces;   // of a warp: 1 but for long rows
-    int warps;    // of a row
-    int rows_per_block;
+    Sharing sharing;
     int eps_outside;
     double eps;           // rounded to the compute type
     double weight_offset; // rounded to the compute type

@@ -63,7 +63,7 @@ __device__ __forceinline__ void sum_units_of_block(const Scratch& scratch, const
     const i64 stride = scratch.slots * width;
     C* nodes = static_cast<C*>(scratch.nodes) + first_unit * stride;
     for (i64 at = threadIdx.x; at < width; at += blockDim.x) {
-        nodes[at] = sum_nodes(nodes + at, stride, min_of(units - first_unit, rows.rows_per_block));
+        nodes[at] = sum_nodes(nodes + at, stride, min_of(units - first_unit, rows.sharing.rows_per_block));
     }
 }
 

@@ -43,6 +43,20 @@ pub(crate) fn number(dtype: DType) -> i32 {
     }
 }
 
+/// Who shares a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Sharing {
+    /// Pieces of a warp's part of a row, which it reads one after another.
+    pub pieces: i64,
+    /// Warps of a row's part in a block.
+    pub warps: i32,
+    /// Blocks of a row.
+    pub blocks: i32,
+    /// Rows of a block.
+    pub rows_per_block: i32,
+}
+
 /// What all calls over rows have in common.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -55,12 +69,8 @@ pub struct Rows {
     pub hidden: i64,
     /// Elements of a row that enter the statistics.
     pub measured: i64,
-    /// Pieces of a warp's part of a row, which it reads one after another.
-    pub pieces: i64,
-    /// Warps that share a row.
-    pub warps: i32,
-    /// Rows of a block.
-    pub rows_per_block: i32,
+    /// Who shares a row.
+    pub sharing: Sharing,
     /// Whether eps is outside the root.
     pub eps_outside: i32,
     /// Rounded to the compute type.
@@ -77,9 +87,7 @@ impl Rows {
             inner: 1,
             hidden: hidden as i64,
             measured: hidden as i64,
-            pieces: launch.pieces,
-            warps: launch.warps,
-            rows_per_block: launch.rows_per_block,
+            sharing: launch.sharing,
             eps_outside: 0,
             eps: 0.0,
             weight_offset: 0.0,

@@ -201,8 +201,8 @@ fn class(norm: Norm) -> &'static str {
     }
 }
 
-pub(crate) fn shape_of(Shape { node, groups, warps, is_long, is_whole }: Shape, x: DType) -> String {
-    format!("Shape<{}, {node}, {groups}, {warps}, {is_long}, {is_whole}>", cpp(Storage::Of(x)))
+pub(crate) fn shape_of(Shape { node, groups, warps, blocks, is_long, is_whole }: Shape, x: DType) -> String {
+    format!("Shape<{}, {node}, {groups}, {warps}, {blocks}, {is_long}, {is_whole}>", cpp(Storage::Of(x)))
 }
 
 /// The name of a type in the kernels.

@@ -25,7 +25,7 @@ pub(crate) struct Grid {
 impl Grid {
     /// For rows, in the shape of a kernel.
     pub(crate) fn of(launch: &Launch, rows: usize) -> Self {
-        Grid { blocks: launch.blocks(rows), threads: launch.threads, cluster: 1 }
+        Grid { blocks: launch.blocks(rows), threads: launch.threads, cluster: launch.cluster }
     }
 }
 

@@ -4,7 +4,7 @@ use std::ffi::c_void;
 
 use isonorm::DType;
 
-use crate::args::{Rows, Tensor, number};
+use crate::args::{Rows, Sharing, Tensor, number};
 use crate::plane_kernel::ChannelLaunch;
 use crate::shape::SMALL_BLOCK;
 
@@ -92,10 +92,8 @@ pub struct Channels {
     pub channels: i64,
     /// Positions of a channel.
     pub spatial: i64,
-    /// Pieces of a warp's part of a plane.
-    pub pieces: i64,
-    /// Warps that share a plane.
-    pub warps: i32,
+    /// Who shares a plane.
+    pub sharing: Sharing,
     /// Whether eps is outside the root.
     pub eps_outside: i32,
     /// Rounded to the compute type.
@@ -107,7 +105,7 @@ pub struct Channels {
 impl Channels {
     /// Samples, channels and positions, for this launch; eps 0 inside the root.
     pub fn new(sizes: [usize; 3], launch: &ChannelLaunch) -> Self {
-        Channels { pieces: launch.pieces, warps: launch.warps, ..Channels::side_by_side(sizes) }
+        Channels { sharing: launch.sharing, ..Channels::side_by_side(sizes) }
     }
 
     /// Samples, channels, which lie side by side, and positions; eps 0 inside the root.
@@ -116,8 +114,7 @@ impl Channels {
             samples: samples as i64,
             channels: channels as i64,
             spatial: spatial as i64,
-            pieces: 1,
-            warps: 1,
+            sharing: Sharing { pieces: 1, warps: 1, blocks: 1, rows_per_block: 1 },
             eps_outside: 0,
             eps: 0.0,
             weight_offset: 0.0,

@@ -2,6 +2,7 @@
 
 use isonorm::{DType, LANES, LEAF};
 
+use crate::args::Sharing;
 use crate::kernel::{SOURCES, Storage, cpp, shape_of};
 use crate::shape::{SMALL_BLOCK, Shape};
 
@@ -141,8 +142,7 @@ pub struct ChannelLaunch {
     pub shape: Shape,
     /// Threads of a block.
     pub threads: u32,
-    pub(crate) warps: i32,
-    pub(crate) pieces: i64,
+    pub(crate) sharing: Sharing,
 }
 
 /// Warps of a channel's block, at most: `BLOCK_WARPS` of `channels.cuh`.
@@ -167,7 +167,7 @@ impl ChannelLaunch {
         let team = LANES * dtype.size() / 16 * shape.groups;
         let of_planes = samples.saturating_mul(team).clamp(1, CHANNEL_BLOCK).next_multiple_of(32);
         let threads = if shape.warps == 1 { of_planes as u32 } else { launch.threads };
-        Some(ChannelLaunch { shape, threads, warps: launch.warps, pieces: launch.pieces })
+        Some(ChannelLaunch { shape, threads, sharing: launch.sharing })
     }
 
     /// Blocks and threads of a block for channels of `dtype` that lie side by side.

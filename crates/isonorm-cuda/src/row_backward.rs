@@ -6,7 +6,7 @@ use std::ptr::null_mut;
 use isonorm::rules::{self, Tensor};
 use isonorm::{DType, Error as CallError};
 
-use crate::device::Stream;
+use crate::device::{Device, Stream};
 use crate::error::Error;
 use crate::io::BackwardIo;
 use crate::kernels::{Backward, Gradients, Kernel, Parameters, Scratch, Shape, Tensor as Argument, Units};
@@ -22,7 +22,7 @@ impl RowNorm<'_> {
         self.check(x)?;
         let grid = self.check_backward(&io, x)?;
         let eps = self.rounded_eps(x)?;
-        let sums = Sums::of(self, &io, x, grid.rows())?;
+        let sums = Sums::of(self, stream.device(), &io, x, grid.rows())?;
         if self.hidden == 0 {
             return Ok(());
         }
@@ -37,10 +37,11 @@ impl RowNorm<'_> {
         })
     }
 
-    /// Elements of the compute type that [`BackwardIo::scratch`] needs for gradients of the parameters over `rows` rows of
-    /// an x of type `x`. They do not depend on values or strides.
-    pub fn scratch(&self, rows: usize, x: DType) -> usize {
-        Sums::units(self, rows, x).map_or(0, |(units, stats)| stats + units.values(self.hidden))
+    /// Elements of the compute type that [`BackwardIo::scratch`] needs on `device` for gradients of the parameters over
+    /// `rows` rows of an x of type `x`. They do not depend on values or strides.
+    pub fn scratch(&self, device: &Device, rows: usize, x: DType) -> usize {
+        let cuts = [Gradients::Weight, Gradients::Both].map(|gradients| Cut::of(self, device, rows, x, gradients));
+        cuts.iter().flatten().map(|cut| cut.values(self.hidden)).max().unwrap_or(0)
     }
 
     fn launch_backward(
@@ -56,12 +57,12 @@ impl RowNorm<'_> {
         let dresidual = io.dresidual.as_ref().map_or(Argument::NONE, |dresidual| grid.argument(3, dresidual));
         let dr = io.dr.as_ref().map_or(Argument::NONE, |dr| grid.argument(4, &dr.rows));
         let weight = parameter(self.weight.as_ref());
-        let (shape, launch) =
-            self.shape(Shape::backward(self.hidden, x), x, &[x_rows, dy, dx, dresidual, dr, weight])?;
+        let (shape, gradients) = Shape::backward(self.hidden, x, wanted(io), stream.device().capability());
+        let (shape, launch) = self.shape(shape, x, &[x_rows, dy, dx, dresidual, dr, weight])?;
         let rows = self.shared(x, grid, eps, &launch);
         let others = [Some(&io.dx.rows), io.dresidual.as_ref(), io.dr.as_ref().map(|dr| &dr.rows)];
         let dy_storage = storage([io.dy.data.dtype()], x);
-        let along = sums.filter(|_| !shape.is_long);
+        let along = sums.filter(|sums| sums.cut.stats == 0);
         let kernel = Kernel::Backward {
             norm: self.kernel(),
             x,
@@ -69,23 +70,19 @@ impl RowNorm<'_> {
             params: self.params_storage(x, [self.weight, None]),
             dy: dy_storage,
             others: storage(others.into_iter().flatten().map(|rows| rows.data.dtype()), x),
-            gradients: match along {
-                None => Gradients::None,
-                Some(_) if io.dbias.is_some() => Gradients::Both,
-                Some(_) => Gradients::Weight,
-            },
+            gradients,
         };
         let known = io.stats.as_ref().map_or(null_mut(), Slice::pointer);
-        let apart = sums.filter(|_| shape.is_long);
+        let apart = sums.filter(|sums| sums.cut.stats > 0);
         let stats = apart.map_or(null_mut(), |sums| sums.stats);
-        let scratch = along.map_or(Scratch::NONE, |sums| sums.units.scratch(sums.nodes));
+        let scratch = along.map_or(Scratch::NONE, |sums| sums.cut.units.scratch(sums.nodes));
         let args = Backward { rows, x: x_rows, dy, weight, dresidual, dx, dr, known, stats, scratch };
-        let work = along.map_or(grid.rows(), |sums| sums.units.count);
+        let work = along.map_or(grid.rows(), |sums| sums.cut.units.count);
         stream.launch(&kernel, &args, LaunchGrid::of(&launch, work))?;
         let Some(sums) = apart else { return Ok(()) };
-        let args = Parameters { rows, x: x_rows, dy, stats, scratch: sums.units.scratch(sums.nodes) };
+        let args = Parameters { rows, x: x_rows, dy, stats, scratch: sums.cut.units.scratch(sums.nodes) };
         let kernel = Kernel::Parameters { norm: self.kernel(), x, dy: dy_storage };
-        let (blocks, threads) = sums.units.launch(self.hidden, x);
+        let (blocks, threads) = sums.cut.units.launch(self.hidden, x);
         stream.launch(&kernel, &args, LaunchGrid { blocks, threads, cluster: 1 })
     }
 
@@ -154,29 +151,61 @@ impl RowNorm<'_> {
     }
 }
 
-/// Sums over rows, in scratch memory: where, and how rows are cut.
-struct Sums {
+/// The gradients of parameters that a call asks for.
+fn wanted(io: &BackwardIo<'_>) -> Gradients {
+    match (io.dweight.is_some(), io.dbias.is_some()) {
+        (_, true) => Gradients::Both,
+        (true, false) => Gradients::Weight,
+        (false, false) => Gradients::None,
+    }
+}
+
+/// How rows are cut for sums over them.
+struct Cut {
     units: Units,
-    /// Of each row, where a kernel of its own sums over the rows.
+    /// Values of the rows' statistics, where a kernel of its own sums over the rows.
+    stats: usize,
+}
+
+impl Cut {
+    /// Nothing where no kernel does such rows.
+    fn of(norm: &RowNorm<'_>, device: &Device, rows: usize, x: DType, wanted: Gradients) -> Option<Self> {
+        let (shape, gradients) = Shape::backward(norm.hidden, x, wanted, device.capability());
+        let launch = shape.launch(norm.hidden, x)?;
+        Some(match gradients {
+            Gradients::None => Cut { units: Units::of_columns(rows), stats: STATS * rows.max(1) },
+            _ => Cut { units: Units::of(rows, &launch), stats: 0 },
+        })
+    }
+
+    /// Values of scratch memory.
+    fn values(&self, hidden: usize) -> usize {
+        self.stats + self.units.values(hidden)
+    }
+}
+
+/// Sums over rows, in scratch memory.
+struct Sums {
+    cut: Cut,
     stats: *mut c_void,
     nodes: *mut c_void,
 }
 
 impl Sums {
-    /// How rows are cut, and how many values the statistics of rows take. Nothing where no kernel does such rows.
-    fn units(norm: &RowNorm<'_>, rows: usize, x: DType) -> Option<(Units, usize)> {
-        let shape = Shape::backward(norm.hidden, x);
-        let launch = shape.launch(norm.hidden, x)?;
-        Some(if shape.is_long { (Units::of_columns(rows), STATS * rows) } else { (Units::of(rows, &launch), 0) })
-    }
-
     /// Of a call that asks for gradients of parameters.
-    fn of(norm: &RowNorm<'_>, io: &BackwardIo<'_>, x: DType, rows: usize) -> Result<Option<Self>, Error> {
-        if io.dweight.is_none() && io.dbias.is_none() {
+    fn of(
+        norm: &RowNorm<'_>,
+        device: &Device,
+        io: &BackwardIo<'_>,
+        x: DType,
+        rows: usize,
+    ) -> Result<Option<Self>, Error> {
+        let wanted = wanted(io);
+        if wanted == Gradients::None {
             return Ok(None);
         }
-        let (units, stats) = Self::units(norm, rows, x).ok_or(Error::TooLong { hidden: norm.hidden })?;
-        let (expected, compute) = (stats + units.values(norm.hidden), rules::compute(x));
+        let cut = Cut::of(norm, device, rows, x, wanted).ok_or(Error::TooLong { hidden: norm.hidden })?;
+        let (expected, compute) = (cut.values(norm.hidden), rules::compute(x));
         let found = io.scratch.as_ref().map(SliceMut::as_slice);
         let (len, dtype) = found.map_or((0, compute), |scratch| scratch.kind());
         if dtype != compute {
@@ -185,18 +214,18 @@ impl Sums {
         if len < expected {
             return Err(Error::Scratch { found: len, expected });
         }
-        if stats > 0 && io.dy.data.overlaps(&io.dx.rows.data) {
+        if cut.stats > 0 && io.dy.data.overlaps(&io.dx.rows.data) {
             return Err(Error::Overlap { name: "dx", other: "dy" }); // which is read again for the gradients
         }
         let at = |at| found.map_or(null_mut(), |scratch| scratch.element(at));
-        Ok(Some(Sums { units, stats: at(0), nodes: at(stats) }))
+        Ok(Some(Sums { stats: at(0), nodes: at(cut.stats), cut }))
     }
 
     fn launch_finish(&self, stream: &Stream<'_>, io: &BackwardIo<'_>, x: DType, hidden: usize) -> Result<(), Error> {
         let [dweight, dbias] =
             [&io.dweight, &io.dbias].map(|gradient| parameter(gradient.as_ref().map(SliceMut::as_slice).as_ref()));
         let (blocks, threads) = Units::finish(hidden);
-        let args = self.units.sums(self.nodes, hidden, dweight, dbias);
+        let args = self.cut.units.sums(self.nodes, hidden, dweight, dbias);
         let kernel = Kernel::Finish { compute: rules::compute(x) };
         stream.launch(&kernel, &args, LaunchGrid { blocks, threads, cluster: 1 })
     }

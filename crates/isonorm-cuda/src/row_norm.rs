@@ -123,7 +123,11 @@ impl<'a> RowNorm<'a> {
             None => (Argument::NONE, Argument::NONE),
         };
         let (weight, bias) = (parameter(self.weight.as_ref()), parameter(self.bias.as_ref()));
-        let (shape, launch) = self.shape(Shape::forward(self.hidden, x), x, &[from, to, residual, r, weight, bias])?;
+        let (shape, launch) = self.shape(
+            Shape::forward(self.hidden, x, stream.device().capability()),
+            x,
+            &[from, to, residual, r, weight, bias],
+        )?;
         let shared = self.shared(x, &grid, eps, &launch);
         let summands = io
             .sum
@@ -150,7 +154,7 @@ impl<'a> RowNorm<'a> {
     /// The kernel's shape for these tensors, and how it is launched.
     pub(crate) fn shape(&self, shape: Shape, x: DType, tensors: &[Argument]) -> Result<(Shape, Launch), Error> {
         let is_measured = self.partial.is_none_or(|k| k == self.hidden);
-        let shape = if is_measured { shape.with(self.hidden, tensors) } else { shape };
+        let shape = if is_measured { shape.with(self.hidden, x, tensors) } else { shape };
         let launch = shape.launch(self.hidden, x).ok_or(Error::TooLong { hidden: self.hidden })?;
         Ok((shape, launch))
     }

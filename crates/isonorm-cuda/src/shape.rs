@@ -4,10 +4,18 @@ use std::ffi::c_void;
 
 use isonorm::{BATCH_LEAF, DType, LANES, LEAF};
 
-use crate::args::{Finish, Scratch, Tensor};
+use crate::args::{Finish, Scratch, Sharing, Tensor};
+use crate::kernel::Gradients;
 
-/// Warps that share a row, at most.
+/// Warps of a block, at most.
 const MAX_WARPS: usize = 16;
+
+/// Warps of a block whose threads keep x, dy, the next row's too and sums of columns, at most.
+const FULL_WARPS: usize = 8;
+
+/// Blocks of a cluster, at most, and the architecture from which there are clusters.
+const MAX_BLOCKS: usize = 8;
+const CLUSTERS: (i32, i32) = (9, 0);
 
 /// Warps that share a row that is read again, each with this many pieces at most: their sums take the registers.
 const LONG_WARPS: usize = 8;
@@ -30,8 +38,10 @@ pub struct Shape {
     pub node: usize,
     /// Groups of threads in a warp that share a row.
     pub groups: usize,
-    /// Warps that share a row, rounded up to a power of two.
+    /// Warps of a block that share a row, rounded up to a power of two.
     pub warps: usize,
+    /// Blocks that share a row, rounded up to a power of two: more than 1 from compute capability 9.0 on.
+    pub blocks: usize,
     /// Whether rows are read again instead of kept.
     pub is_long: bool,
     /// Whether whatever a thread owns exists, and is aligned in all tensors.
@@ -43,15 +53,16 @@ pub struct Shape {
 pub struct Launch {
     /// Threads of a block.
     pub threads: u32,
-    pub(crate) warps: i32,
-    pub(crate) pieces: i64,
-    pub(crate) rows_per_block: i32,
+    /// Blocks of a cluster.
+    pub cluster: u32,
+    pub(crate) sharing: Sharing,
 }
 
 impl Launch {
     /// Blocks of a grid that does `rows` rows at once.
     pub fn blocks(&self, rows: usize) -> u32 {
-        rows.div_ceil(self.rows_per_block as usize).clamp(1, i32::MAX as usize) as u32
+        let clusters = rows.div_ceil(self.sharing.rows_per_block as usize).max(1);
+        (clusters * self.cluster as usize).min(i32::MAX as usize / MAX_BLOCKS * MAX_BLOCKS) as u32
     }
 }
 
@@ -61,41 +72,46 @@ fn lanes(dtype: DType) -> usize {
 }
 
 impl Shape {
-    /// The shape of a forward kernel for rows of `hidden` elements of `dtype`: as few leaves a thread as fit. Four leaves
-    /// (bf16 beyond 32 768, f32 beyond 16 384) would not fit the registers; such rows are read again, mostly from the
-    /// second cache.
-    pub fn forward(hidden: usize, dtype: DType) -> Self {
-        Self::of(hidden, dtype, 2)
+    /// The shape of a forward kernel for rows of `hidden` elements of `dtype` on a GPU of this compute capability: as few
+    /// leaves a thread as fit, so that several rows are on their way at once. The longest rows (bf16 beyond 262 144
+    /// elements, and before clusters beyond 32 768) are read again, mostly from the second cache.
+    pub fn forward(hidden: usize, dtype: DType, capability: (i32, i32)) -> Self {
+        let rows = Row::new(hidden, dtype);
+        let kept = if capability >= CLUSTERS {
+            rows.kept(1, MAX_WARPS, MAX_BLOCKS).or_else(|| rows.kept(2, MAX_WARPS, MAX_BLOCKS))
+        } else {
+            rows.kept(1, MAX_WARPS, 1).or_else(|| rows.kept(2, MAX_WARPS, 1))
+        };
+        kept.unwrap_or_else(|| rows.long())
     }
 
-    /// The shape of a backward kernel, which keeps dy too: half as much.
-    pub fn backward(hidden: usize, dtype: DType) -> Self {
-        Self::of(hidden, dtype, 1)
+    /// The shape of a backward kernel, and which of these gradients it takes along. It keeps dy too, and for gradients
+    /// the next row and sums, for which registers of large blocks do not always suffice.
+    pub fn backward(hidden: usize, dtype: DType, gradients: Gradients, capability: (i32, i32)) -> (Self, Gradients) {
+        let rows = Row::new(hidden, dtype);
+        let blocks = if capability >= CLUSTERS { MAX_BLOCKS } else { 1 };
+        if let Some(shape) = rows.kept(1, FULL_WARPS, blocks) {
+            return (shape, gradients);
+        }
+        let is_narrow = dtype.size() == 2 && gradients == Gradients::Both;
+        match rows.kept(1, MAX_WARPS, blocks) {
+            Some(shape) if is_narrow => (shape, Gradients::None),
+            Some(shape) => (shape, gradients),
+            None => (rows.long(), Gradients::None),
+        }
     }
 
     /// Of kernels whose threads own columns.
     pub(crate) fn of_columns(dtype: DType) -> Self {
-        Shape { node: 1, groups: lanes(dtype), warps: 1, is_long: false, is_whole: false }
-    }
-
-    /// `most` leaves a thread at most.
-    fn of(hidden: usize, dtype: DType, most: usize) -> Self {
-        let leaves = hidden.div_ceil(LEAF).max(1);
-        let shape = Shape { groups: lanes(dtype).min(leaves.next_power_of_two()), ..Self::of_columns(dtype) };
-        for node in [1, 2].into_iter().filter(|node| *node <= most) {
-            let warps = leaves.div_ceil(shape.groups * node).next_power_of_two();
-            if warps <= MAX_WARPS {
-                return Shape { node, warps, ..shape };
-            }
-        }
-        Shape { warps: LONG_WARPS, is_long: true, ..shape }
+        Shape { node: 1, groups: lanes(dtype), warps: 1, blocks: 1, is_long: false, is_whole: false }
     }
 
     /// This shape for a call with these tensors, where all `hidden` elements of their rows are measured: a kernel without
     /// a question about what exists, if all that its threads own does and is aligned.
-    pub fn with(self, hidden: usize, tensors: &[Tensor]) -> Self {
-        let is_whole = hidden > 0 && hidden.is_multiple_of(LEAF * self.per_warp());
-        Shape { is_whole: is_whole && tensors.iter().all(Tensor::is_aligned), ..self }
+    pub fn with(self, hidden: usize, x: DType, tensors: &[Tensor]) -> Self {
+        let whole = Shape { is_whole: true, ..self };
+        let is_whole = hidden > 0 && whole.launch(hidden, x).is_some() && tensors.iter().all(Tensor::is_aligned);
+        Shape { is_whole, ..self }
     }
 
     /// Leaves that the threads of a warp, or of its part, own at once.
@@ -110,24 +126,53 @@ impl Shape {
 
     /// How rows of `hidden` elements are launched in this shape, or `None` where they do not fit it.
     pub fn launch(self, hidden: usize, dtype: DType) -> Option<Launch> {
-        let leaves = hidden.div_ceil(LEAF).max(1);
-        let pieces = leaves.div_ceil(self.per_warp() * self.warps);
-        let pieces = if self.is_long { pieces.next_power_of_two() } else { 1 };
-        let warps = leaves.div_ceil(self.per_warp() * pieces);
-        if warps > self.warps
-            || pieces > MAX_PIECES
-            || (self.is_whole && !hidden.is_multiple_of(LEAF * self.per_warp()))
-        {
+        let nodes = hidden.div_ceil(LEAF).max(1).div_ceil(self.per_warp());
+        let pieces = if self.is_long { nodes.div_ceil(self.warps).next_power_of_two() } else { 1 };
+        let needed = nodes.div_ceil(pieces);
+        let (warps, blocks) = if self.blocks > 1 { (self.warps, needed.div_ceil(self.warps)) } else { (needed, 1) };
+        let are_whole = hidden.is_multiple_of(LEAF * self.per_warp()) && warps * blocks == needed;
+        if warps > self.warps || blocks > self.blocks || pieces > MAX_PIECES || (self.is_whole && !are_whole) {
             return None;
         }
         let team = LANES / lanes(dtype) * self.groups;
         let (threads, rows) = if self.warps == 1 { (SMALL_BLOCK, SMALL_BLOCK / team) } else { (32 * warps, 1) };
-        Some(Launch {
-            threads: threads as u32,
-            warps: warps as i32,
-            pieces: pieces as i64,
-            rows_per_block: rows as i32,
-        })
+        let sharing =
+            Sharing { pieces: pieces as i64, warps: warps as i32, blocks: blocks as i32, rows_per_block: rows as i32 };
+        Some(Launch { threads: threads as u32, cluster: blocks as u32, sharing })
+    }
+}
+
+/// Rows of so many elements, in leaves.
+struct Row {
+    leaves: usize,
+    /// The smallest shape.
+    shape: Shape,
+}
+
+impl Row {
+    fn new(hidden: usize, dtype: DType) -> Self {
+        let leaves = hidden.div_ceil(LEAF).max(1);
+        let groups = lanes(dtype).min(leaves.next_power_of_two());
+        Row { leaves, shape: Shape { groups, ..Shape::of_columns(dtype) } }
+    }
+
+    /// Kept in the registers of at most so many warps of at most so many blocks, `node` leaves a thread.
+    fn kept(&self, node: usize, most_warps: usize, most_blocks: usize) -> Option<Shape> {
+        let needed = self.leaves.div_ceil(self.shape.groups * node);
+        if needed <= most_warps {
+            return Some(Shape { node, warps: needed.next_power_of_two(), ..self.shape });
+        }
+        // As few idle warps as there can be, in as few blocks.
+        let sizes = [1, 2, 4].map(|part| most_warps / part);
+        let warps = sizes.into_iter().min_by_key(|warps| needed.next_multiple_of(*warps)).unwrap_or(most_warps);
+        let warps = if needed.div_ceil(warps) <= most_blocks { warps } else { most_warps };
+        let blocks = needed.div_ceil(warps);
+        (blocks <= most_blocks).then(|| Shape { node, warps, blocks: blocks.next_power_of_two(), ..self.shape })
+    }
+
+    /// Read again.
+    fn long(&self) -> Shape {
+        Shape { warps: LONG_WARPS, is_long: true, ..self.shape }
     }
 }
 
@@ -147,8 +192,9 @@ pub struct Units {
 impl Units {
     /// Of a batch of `rows`, for a kernel of dx that takes the gradients along.
     pub fn of(rows: usize, launch: &Launch) -> Self {
-        let side_by_side = launch.rows_per_block as usize;
-        Self::new(rows, rows.div_ceil(BATCH_LEAF).div_ceil(UNIT_BLOCKS * side_by_side), side_by_side)
+        let side_by_side = launch.sharing.rows_per_block as usize;
+        let most = UNIT_BLOCKS / launch.cluster as usize * side_by_side;
+        Self::new(rows, rows.div_ceil(BATCH_LEAF).div_ceil(most), side_by_side)
     }
 
     /// Of a batch of `rows`, for [`Kernel::Parameters`](crate::Kernel).

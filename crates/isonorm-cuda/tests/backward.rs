@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use isonorm::{BackwardIo, Io, Level};
 use isonorm_cuda::kernels::{Backward, Gradients, Kernel, Norm, Parameters, Scratch, Shape, Storage, Units};
 use isonorm_testing::DType;
-use isonorm_testing::golden;
+use isonorm_testing::golden::{self, Array};
 use isonorm_testing::values::Kind;
 use support::core::{BOTH, Norm as Spec, Saved, Tensor, Which, assert_same_bits, compute_type, one};
 use support::emulation::Emulation;
@@ -20,7 +20,7 @@ fn emulation(x: DType) -> &'static Emulation {
     LIBRARIES[at].get_or_init(|| {
         let (own, any) = (Storage::Of(dtype(x)), Storage::Any);
         let whole = 16 / (x.digits() / 2);
-        let shape = |groups, warps| Shape { node: 1, groups, warps, is_long: false, is_whole: false };
+        let shape = |groups, warps| Shape { node: 1, groups, warps, blocks: 1, is_long: false, is_whole: false };
         let long = Shape { is_long: true, ..shape(whole, 8) };
         let shapes = [
             (shape(whole / 2, 1), Gradients::Both),
@@ -32,6 +32,8 @@ fn emulation(x: DType) -> &'static Emulation {
             (Shape { is_whole: true, ..shape(whole, 2) }, Gradients::Both),
             (Shape { is_whole: true, ..shape(whole, 16) }, Gradients::None),
             (Shape { is_whole: true, ..long }, Gradients::None),
+            (Shape { blocks: 4, ..shape(whole, 2) }, Gradients::Both),
+            (Shape { is_whole: true, blocks: 2, ..shape(whole, 2) }, Gradients::Weight),
         ];
         let mut kernels = vec![Kernel::Finish { compute: dtype(compute_type(x)) }];
         let x = dtype(x);
@@ -135,7 +137,7 @@ impl Call<'_> {
             scratch: Scratch::NONE,
         };
         let Backward { x, dy, weight, dresidual, dx: to, dr: copy, .. } = args;
-        let is_whole = shape.with(hidden, &[x, dy, weight, dresidual, to, copy]).is_whole;
+        let is_whole = shape.with(hidden, x_type, &[x, dy, weight, dresidual, to, copy]).is_whole;
         if shape.is_whole && (self.norm.partial.is_some() || !is_whole) {
             return None;
         }
@@ -153,7 +155,7 @@ impl Call<'_> {
             args.scratch = scratch;
             units.count
         };
-        emulation.run(kernel, &args, launch.blocks(done), launch.threads);
+        emulation.run_in_clusters(kernel, &args, launch.blocks(done), launch.threads, launch.cluster);
         if gradients == Gradients::None {
             self.sum_columns(
                 emulation,
@@ -296,6 +298,27 @@ fn whole_rows() {
             let dresidual = (i % 4 == 1).then_some(other);
             let (dx, dr, own) = (dtype, Some(dtype), Some(dtype));
             check(&Call { norm, x, dy, dresidual, dx, dr, dweight: own, dbias: own, layout });
+        }
+    }
+}
+
+/// Sums that are -0: all products underflow to it. So a leaf, warp, piece, block or unit that a row or batch does not have
+/// may not count as +0. Where dy is -0, dx shows the sign of the products' mean.
+#[test]
+fn sums_of_negative_zeros() {
+    for (hidden, count) in [(96, 3), (352, 35), (416, 50), (1536, 19), (2560, 3), (9728, 1)] {
+        for (dtype, least) in [(DType::F32, f64::from(f32::from_bits(1))), (DType::F64, f64::from_bits(1))] {
+            let at_outlier = |i: usize| i % hidden == 40;
+            let values = |of: &dyn Fn(usize) -> f64| (0..count * hidden).map(of).collect::<Vec<_>>();
+            let x = values(&|i| if at_outlier(i) { 1000.0 } else { 0.25 + (i % 7) as f64 / 16.0 });
+            let dy = values(&|i| if at_outlier(i) { -0.0 } else { -least });
+            let [x, dy] = &[x, dy].map(|values| Tensor::new(&Array::from_values(dtype, &values)));
+            let norm = &Spec::new(Which::Rms, hidden);
+            for stride in [hidden, hidden + 1] {
+                let layout = Layout { stride, offset: 0 };
+                let (dx, own) = (dtype, Some(dtype));
+                check(&Call { norm, x, dy, dresidual: None, dx, dr: None, dweight: own, dbias: own, layout });
+            }
         }
     }
 }

@@ -18,13 +18,15 @@ use support::{address, norm_of, rows_of, takes};
 /// and without elements that do not exist.
 fn shapes(x: DType) -> Vec<Shape> {
     let whole = 16 / (x.digits() / 2);
-    let shape = |node, groups, warps| Shape { node, groups, warps, is_long: false, is_whole: false };
+    let shape = |node, groups, warps| Shape { node, groups, warps, blocks: 1, is_long: false, is_whole: false };
     let parts = (0..).map(|i| 1 << i).take_while(|groups| *groups < whole && x != DType::F16);
     let mut shapes: Vec<_> = parts.map(|groups| shape(1, groups, 1)).collect();
     shapes.extend([shape(1, whole, 1), shape(1, whole, 4), shape(1, whole, 16), shape(2, whole, 16)]);
     shapes.push(Shape { is_long: true, ..shape(1, whole, 8) });
     let wholes = [shape(1, whole / 2, 1), shape(1, whole, 1), shape(1, whole, 8), shape(2, whole, 2)];
     shapes.extend(wholes.map(|shape| Shape { is_whole: true, ..shape }));
+    shapes
+        .extend([Shape { blocks: 8, ..shape(1, whole, 2) }, Shape { blocks: 4, is_whole: true, ..shape(1, whole, 2) }]);
     shapes.push(Shape { is_long: true, is_whole: true, ..shape(2, whole, 2) });
     shapes
 }
@@ -44,7 +46,7 @@ fn emulation(x: DType) -> &'static Emulation {
                 }
             };
             let whole = 16 / (x.digits() / 2);
-            let plain = Shape { node: 1, groups: whole, warps: 16, is_long: false, is_whole: false };
+            let plain = Shape { node: 1, groups: whole, warps: 16, blocks: 1, is_long: false, is_whole: false };
             if norm != Norm::Llama {
                 shapes(x).into_iter().for_each(|shape| add(shape, own, own, Storage::None));
             }
@@ -137,12 +139,13 @@ impl Call<'_> {
             stats,
         };
         let Forward { x, residual, r, weight, bias, y: to, .. } = args;
-        if shape.is_whole && !shape.with(hidden, &[x, residual, r, weight, bias, to]).is_whole {
+        if shape.is_whole && !shape.with(hidden, x_type, &[x, residual, r, weight, bias, to]).is_whole {
             return None;
         }
         // One block less than there is work for, if that is any: blocks go on to further rows.
         let blocks = launch.blocks(count);
-        emulation.run(kernel, &args, (blocks - 1).max(1), launch.threads);
+        let blocks = if blocks > launch.cluster { blocks - launch.cluster } else { blocks };
+        emulation.run_in_clusters(kernel, &args, blocks, launch.threads, launch.cluster);
         Some(Result { y: y.rows(), r: sum.map(|r| r.rows()), saved })
     }
 }

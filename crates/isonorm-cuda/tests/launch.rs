@@ -89,7 +89,7 @@ impl Case {
         let gradient = |param: &Option<Tensor>| param.as_ref().map(|param| empty(param.dtype(), spec.hidden));
         let (mut dweight, mut dbias) = (gradient(&spec.weight), gradient(&spec.bias));
         let compute = if x.dtype() == Name::F64 { Name::F64 } else { Name::F32 };
-        let mut scratch = empty(compute, norm.scratch(x.len() / spec.hidden, dtype(x.dtype())));
+        let mut scratch = empty(compute, norm.scratch(device, x.len() / spec.hidden, dtype(x.dtype())));
         let mut io = BackwardIo::new(from.slice(), dy.slice(), dx.slice_mut()).scratch(scratch.slice_mut());
         if let Some(dweight) = &mut dweight {
             io = io.dweight(dweight.slice_mut());
@@ -133,6 +133,14 @@ fn devices_and_threads() {
             scope.spawn(move || Case::new(Which::Rms, Name::Bf16, Name::Bf16, 128, 37).check(&stream(i % 2)));
         }
     });
+}
+
+/// A row of several blocks where the GPU has clusters; one that is read again where it has none.
+#[test]
+fn long_rows() {
+    for ordinal in [0, 1] {
+        Case::new(Which::Rms, Name::Bf16, Name::Bf16, 40_000, 3).check(&stream(ordinal));
+    }
 }
 
 #[test]

@@ -28,39 +28,65 @@ fn packages(target: &Path) -> Vec<PathBuf> {
 
 const TYPES: [DType; 4] = [DType::F32, DType::F64, DType::F16, DType::Bf16];
 
-/// The kernels that calls with tensors of x's type take, of some sizes.
-fn kernels(x: DType) -> Vec<Kernel> {
-    let (own, none) = (Storage::Of(x), Storage::None);
+/// The compute capability of an architecture.
+fn capability(arch: &str) -> (i32, i32) {
+    let digits = arch.split('_').next_back().expect("a name has a last word");
+    let number: i32 = digits.parse().expect("it is a number");
+    (number / 10, number % 10)
+}
+
+const GRADIENTS: [Gradients; 3] = [Gradients::None, Gradients::Weight, Gradients::Both];
+
+/// The kernels that calls with tensors of x's type take on this architecture, of some sizes: rows of a part of a warp, of a
+/// block, of several blocks or a block with two leaves a thread, long ones.
+fn kernels(x: DType, arch: &str, gradients: &[Gradients]) -> Vec<Kernel> {
+    let (own, any, none) = (Storage::Of(x), Storage::Any, Storage::None);
     let compute = if x == DType::F64 { x } else { DType::F32 };
     let mut kernels: Vec<Kernel> = vec![Kernel::Finish { compute }];
     for norm in [Norm::Rms, Norm::Layer] {
         kernels.push(Kernel::Parameters { norm, x, dy: own });
-        for hidden in [64, 4096, 20_000, 300_000] {
-            let shape = Shape::forward(hidden, x);
-            kernels.push(Kernel::Forward { norm, x, shape, params: own, y: own, summands: none });
-            let shape = Shape::backward(hidden, x);
-            for gradients in [Gradients::None, Gradients::Weight, Gradients::Both] {
-                if gradients == Gradients::None || !shape.is_long {
-                    kernels.push(Kernel::Backward { norm, x, shape, params: own, dy: own, others: own, gradients });
-                }
+        for hidden in [64, 4096, 20_000, 3_000_000] {
+            let shape = Shape::forward(hidden, x, capability(arch));
+            let whole = Shape { is_whole: hidden == 4096, ..shape };
+            kernels.extend([shape, whole].map(|shape| Kernel::Forward {
+                norm,
+                x,
+                shape,
+                params: own,
+                y: own,
+                summands: if hidden == 4096 { own } else { none },
+            }));
+            kernels.push(Kernel::Forward { norm, x, shape: whole, params: own, y: own, summands: none });
+            for gradients in gradients {
+                let (shape, gradients) = Shape::backward(hidden, x, *gradients, capability(arch));
+                let whole = Shape { is_whole: hidden == 4096, ..shape };
+                kernels.extend([shape, whole].map(|shape| Kernel::Backward {
+                    norm,
+                    x,
+                    shape,
+                    params: own,
+                    dy: own,
+                    others: own,
+                    gradients,
+                }));
             }
         }
-        let shape = Shape::forward(4096, x);
-        kernels.push(Kernel::Forward { norm, x, shape, params: own, y: own, summands: own });
     }
-    let (norm, any) = (Norm::Layer, Storage::Any);
-    let shape = Shape::forward(4096, x);
+    let (norm, gradients) = (Norm::Layer, gradients[0]);
+    let shape = Shape::forward(4096, x, capability(arch));
     kernels.push(Kernel::Forward { norm, x, shape, params: any, y: any, summands: any });
-    let (shape, gradients) = (Shape::backward(4096, x), Gradients::Both);
+    let (shape, gradients) = Shape::backward(4096, x, gradients, capability(arch));
     kernels.push(Kernel::Backward { norm, x, shape, params: any, dy: any, others: any, gradients });
-    kernels.extend(plane_kernels(x).into_iter().map(Kernel::Planes));
+    kernels.push(Kernel::Backward { norm: Norm::Llama, x, shape, params: own, dy: own, others: own, gradients });
+    kernels.extend(plane_kernels(x, capability(arch)).into_iter().map(Kernel::Planes));
     let mut seen = HashSet::new();
     kernels.retain(|kernel| seen.insert(*kernel));
     kernels
 }
 
 /// Those of samples of channels.
-fn plane_kernels(x: DType) -> Vec<PlaneKernel> {
+fn plane_kernels(x: DType, capability: (i32, i32)) -> Vec<PlaneKernel> {
+    let backward = |hidden| Shape::backward(hidden, x, Gradients::None, capability).0;
     let (own, any) = (Storage::Of(x), Storage::Any);
     let compute = if x == DType::F64 { x } else { DType::F32 };
     let mut kernels = vec![PlaneKernel::Evaluate { compute }, PlaneKernel::Instances { compute }];
@@ -69,12 +95,12 @@ fn plane_kernels(x: DType) -> Vec<PlaneKernel> {
         kernels.push(PlaneKernel::Apply { compute, x: storage, y: storage });
         kernels.push(PlaneKernel::Gradients { x, dy: storage, dx: storage });
         kernels.push(PlaneKernel::SideCorrelate { x, dy: storage });
-        let shape = Shape::backward(4096, x);
+        let shape = backward(4096);
         kernels.push(PlaneKernel::GroupBackward { x, shape, dy: storage, dx: storage });
     }
     for hidden in [64, 4096, 300_000] {
-        kernels.push(PlaneKernel::GroupForward { x, shape: Shape::forward(hidden, x), y: own });
-        kernels.push(PlaneKernel::GroupBackward { x, shape: Shape::backward(hidden, x), dy: own, dx: own });
+        kernels.push(PlaneKernel::GroupForward { x, shape: Shape::forward(hidden, x, capability), y: own });
+        kernels.push(PlaneKernel::GroupBackward { x, shape: backward(hidden), dy: own, dx: own });
         for samples in [2, 32] {
             let shape = ChannelLaunch::new(samples, hidden, x).expect("planes fit").shape;
             kernels.push(PlaneKernel::Moments { x, shape });
@@ -91,10 +117,9 @@ fn every_kernel_compiles() {
         return;
     };
     let (major, minor) = nvrtc.version();
-    // The front end knows little of architectures: one for all types, and one type for each other.
-    let rest = [("compute_80", DType::Bf16), ("compute_100", DType::F32)];
-    for (arch, x) in TYPES.map(|x| ("compute_90", x)).into_iter().chain(rest) {
-        for kernel in kernels(x) {
+    // The front end knows little of architectures: one for all types, and one type for another.
+    for (arch, x) in TYPES.map(|x| ("compute_90", x)).into_iter().chain([("compute_80", DType::Bf16)]) {
+        for kernel in kernels(x, arch, &[Gradients::Both]) {
             let compiled = nvrtc.compile(&kernel, arch).unwrap_or_else(|e| panic!("NVRTC {major}.{minor}: {e}"));
             assert!(compiled.code.starts_with(b"//"), "{}: no PTX", kernel.name());
         }
@@ -104,24 +129,23 @@ fn every_kernel_compiles() {
 /// The kernels of Llama's widths; `all_kernels_fit_the_registers` takes minutes.
 #[test]
 fn kernels_fit_the_registers() {
-    let x = DType::Bf16;
+    let (x, arch) = (DType::Bf16, "sm_90");
     let is_wide = |kernel: &Kernel| match kernel {
         Kernel::Forward { norm, shape, .. } | Kernel::Backward { norm, shape, .. } => {
-            *norm == Norm::Rms && *shape == Shape::forward(4096, x)
+            *norm == Norm::Rms && shape.is_whole
         }
         _ => true,
     };
-    fit("sm_90", kernels(x).into_iter().filter(is_wide));
+    fit(arch, kernels(x, arch, &GRADIENTS).into_iter().filter(is_wide));
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn all_kernels_fit_the_registers() {
-    ["sm_80", "sm_90", "sm_100"].into_iter().for_each(|arch| fit(arch, TYPES.into_iter().flat_map(kernels)));
+    for arch in ["sm_80", "sm_90", "sm_100"] {
+        fit(arch, TYPES.into_iter().flat_map(|x| kernels(x, arch, &GRADIENTS)));
+    }
 }
-
-/// Bytes that the assembler may move from registers to memory: a few numbers beside the row.
-const SPILLED: usize = 128;
 
 fn fit(arch: &str, kernels: impl Iterator<Item = Kernel>) {
     let Some(nvrtc) = nvrtc() else {
@@ -138,7 +162,7 @@ fn fit(arch: &str, kernels: impl Iterator<Item = Kernel>) {
         let before = |word| words.iter().position(|w| *w == word).and_then(|at| words[at - 3].parse::<usize>().ok());
         let line = format!("{} for {arch}: {memory} {registers}", kernel.name());
         eprintln!("{line}");
-        if before("stores,").is_none_or(|bytes| bytes > SPILLED) {
+        if before("stores,").is_none_or(|bytes| bytes > 0) {
             spills.push(line);
         }
     }

@@ -7,6 +7,7 @@ use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;
 
 mod cuda;
+mod cuda_planes;
 mod device;
 mod eager;
 mod failure;

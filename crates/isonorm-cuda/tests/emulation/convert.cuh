@@ -1,4 +1,4 @@
-// kernels/convert.cuh on a CPU: the same functions, by integers.
+// kernels/convert.cuh on a CPU: the same functions, conversions by integers.
 #pragma once
 
 namespace isonorm {
@@ -34,6 +34,21 @@ inline unsigned short narrow_bf16(float value) {
 
 inline unsigned narrow_pair_f16(float low, float high) { return narrow_f16(low) | unsigned(narrow_f16(high)) << 16; }
 inline unsigned narrow_pair_bf16(float low, float high) { return narrow_bf16(low) | unsigned(narrow_bf16(high)) << 16; }
+
+inline void store_16(void* to, unsigned a, unsigned b, unsigned c, unsigned d) {
+    *static_cast<uint4*>(to) = uint4{a, b, c, d};
+}
+
+// Blocks of a cluster run side by side, each with shared memory of its own.
+template <class T> struct Shared {
+    T blocks[emulation::MOST_BLOCKS];
+};
+template <class T> inline T& own(Shared<T>& shared) { return shared.blocks[emulation::rank()]; }
+template <class T, class C> inline void put(T& shared, int to, C& at, C value) {
+    const std::ptrdiff_t place = reinterpret_cast<char*>(&at) - reinterpret_cast<char*>(&shared);
+    std::memcpy(reinterpret_cast<char*>(&shared + (to - int(emulation::rank()))) + place, &value, sizeof value);
+}
+inline void cluster_barrier() { emulation::at_cluster(); }
 
 inline void hide(unsigned&) {}
 

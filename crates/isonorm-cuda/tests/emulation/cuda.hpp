@@ -1,10 +1,11 @@
-// CUDA on a CPU, as far as the kernels use it, so that the very same sources run without a GPU. A block's threads are
-// fibers on one thread of the system: each runs until it waits for others. Blocks run one after another, and so do
-// kernels. Only full warps are known. Who waits for a thread that does not come ends the program.
+// CUDA on a CPU, as far as the kernels use it, so that the very same sources run without a GPU. The threads of a cluster of
+// blocks are fibers on one thread of the system: each runs until it waits for others. Clusters run one after another, and
+// so do kernels. Only full warps are known. Who waits for a thread that does not come ends the program.
 #pragma once
 
 #include <csetjmp>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -38,7 +39,7 @@ namespace emulation {
 constexpr unsigned WARP = 32;
 constexpr std::size_t STACK = 256 << 10;
 
-enum class State { READY, AT_WARP, AT_BLOCK, DONE };
+enum class State { READY, AT_WARP, AT_BLOCK, AT_CLUSTER, DONE };
 
 struct Fiber {
     std::unique_ptr<char[]> stack{new char[STACK]};
@@ -54,38 +55,49 @@ struct Warp {
     unsigned arrived = 0;
 };
 
-struct Block {
+constexpr unsigned MOST_BLOCKS = 8;
+
+// The cluster that runs. Threads have numbers throughout.
+struct Cluster {
     std::vector<std::unique_ptr<Fiber>> fibers;
     std::vector<Warp> warps;
+    unsigned arrived_at_block[MOST_BLOCKS] = {};
+    unsigned arrived = 0;
     jmp_buf scheduler;
-    ucontext_t unused;
     void (*kernel)(const void*) = nullptr;
     const void* args = nullptr;
-    unsigned threads = 0, current = 0, arrived = 0;
+    unsigned blocks = 0, threads = 0, current = 0; // threads of a block
+    bool is_reversed = false; // every other launch: whether a barrier is missing shows where the last thread comes first
+
+    unsigned all() const { return blocks * threads; }
 };
 
-inline Block block;
+inline Cluster cluster;
 inline std::mutex one_kernel;
+
+// The block of the cluster that runs.
+inline unsigned rank() { return cluster.current / cluster.threads; }
 
 // Back to the scheduler, until it comes back.
 inline void leave() {
-    if (_setjmp(block.fibers[block.current]->place) == 0) _longjmp(block.scheduler, 1);
+    if (_setjmp(cluster.fibers[cluster.current]->place) == 0) _longjmp(cluster.scheduler, 1);
 }
 
 // A fiber lives on from block to block.
 inline void fiber_main() {
     for (;;) {
-        block.kernel(block.args);
-        block.fibers[block.current]->state = State::DONE;
+        cluster.kernel(cluster.args);
+        cluster.fibers[cluster.current]->state = State::DONE;
         leave();
     }
 }
 
-inline void resume(unsigned thread) {
-    Fiber& fiber = *block.fibers[thread];
-    block.current = thread;
-    threadIdx.x = thread;
-    if (_setjmp(block.scheduler) != 0) return;
+inline void resume(unsigned thread, unsigned first_block) {
+    Fiber& fiber = *cluster.fibers[thread];
+    cluster.current = thread;
+    threadIdx.x = thread % cluster.threads;
+    blockIdx.x = first_block + rank();
+    if (_setjmp(cluster.scheduler) != 0) return;
     if (fiber.begun) _longjmp(fiber.place, 1);
     fiber.begun = true;
     getcontext(&fiber.start);
@@ -96,21 +108,20 @@ inline void resume(unsigned thread) {
     setcontext(&fiber.start);
 }
 
-inline void run_block() {
-    block.arrived = 0;
-    for (Warp& warp : block.warps) warp.arrived = 0;
-    for (unsigned t = 0; t < block.threads; ++t) block.fibers[t]->state = State::READY;
-    for (unsigned done = 0; done < block.threads;) {
+inline void run_cluster(unsigned first_block) {
+    for (unsigned t = 0; t < cluster.all(); ++t) cluster.fibers[t]->state = State::READY;
+    for (unsigned done = 0; done < cluster.all();) {
         bool went_on = false;
         done = 0;
-        for (unsigned t = 0; t < block.threads; ++t) {
-            if (block.fibers[t]->state == State::READY) {
-                resume(t);
+        for (unsigned i = 0; i < cluster.all(); ++i) {
+            const unsigned t = cluster.is_reversed ? cluster.all() - 1 - i : i;
+            if (cluster.fibers[t]->state == State::READY) {
+                resume(t, first_block);
                 went_on = true;
             }
-            done += block.fibers[t]->state == State::DONE;
+            done += cluster.fibers[t]->state == State::DONE;
         }
-        if (!went_on && done < block.threads) {
+        if (!went_on && done < cluster.all()) {
             std::fprintf(stderr, "emulation: threads wait for others that do not come\n");
             std::abort();
         }
@@ -119,12 +130,12 @@ inline void run_block() {
 
 inline void release(unsigned first, unsigned count, State waiting) {
     for (unsigned t = first; t < first + count; ++t) {
-        if (block.fibers[t]->state == waiting) block.fibers[t]->state = State::READY;
+        if (cluster.fibers[t]->state == waiting) cluster.fibers[t]->state = State::READY;
     }
 }
 
 inline void wait(unsigned& arrived, unsigned first, unsigned count, State waiting) {
-    Fiber& fiber = *block.fibers[block.current];
+    Fiber& fiber = *cluster.fibers[cluster.current];
     if (++arrived == count) {
         arrived = 0;
         release(first, count, waiting);
@@ -135,16 +146,16 @@ inline void wait(unsigned& arrived, unsigned first, unsigned count, State waitin
 }
 
 inline void at_warp() {
-    const unsigned warp = block.current / WARP;
-    wait(block.warps[warp].arrived, warp * WARP, WARP, State::AT_WARP);
+    const unsigned warp = cluster.current / WARP;
+    wait(cluster.warps[warp].arrived, warp * WARP, WARP, State::AT_WARP);
 }
 
 // Shows a value to the warp; returns everyone's. The slots are free again after the next call but one.
 inline const std::uint64_t* show(std::uint64_t value) {
-    Fiber& fiber = *block.fibers[block.current];
-    std::uint64_t* slots = block.warps[block.current / WARP].slots[fiber.phase];
+    Fiber& fiber = *cluster.fibers[cluster.current];
+    std::uint64_t* slots = cluster.warps[cluster.current / WARP].slots[fiber.phase];
     fiber.phase ^= 1;
-    slots[block.current % WARP] = value;
+    slots[cluster.current % WARP] = value;
     at_warp();
     return slots;
 }
@@ -153,21 +164,25 @@ inline void require_full(unsigned mask) {
     if (mask != 0xFFFFFFFFu) std::abort();
 }
 
-inline void launch(void (*kernel)(const void*), const void* args, unsigned grid, unsigned threads, unsigned cluster = 1) {
-    if (cluster != 1) std::abort();
+inline void at_block() {
+    wait(cluster.arrived_at_block[rank()], rank() * cluster.threads, cluster.threads, State::AT_BLOCK);
+}
+
+inline void at_cluster() { wait(cluster.arrived, 0, cluster.all(), State::AT_CLUSTER); }
+
+inline void launch(void (*kernel)(const void*), const void* args, unsigned grid, unsigned threads, unsigned blocks) {
     const std::lock_guard<std::mutex> lock(one_kernel);
-    if (threads % WARP != 0) std::abort();
-    block.kernel = kernel;
-    block.args = args;
-    block.threads = threads;
-    block.warps.resize(threads / WARP);
-    while (block.fibers.size() < threads) block.fibers.push_back(std::make_unique<Fiber>());
+    if (threads % WARP != 0 || grid % blocks != 0 || blocks > MOST_BLOCKS) std::abort();
+    cluster.is_reversed = !cluster.is_reversed;
+    cluster.kernel = kernel;
+    cluster.args = args;
+    cluster.threads = threads;
+    cluster.blocks = blocks;
+    cluster.warps.resize(cluster.all() / WARP);
+    while (cluster.fibers.size() < cluster.all()) cluster.fibers.push_back(std::make_unique<Fiber>());
     blockDim.x = threads;
     gridDim.x = grid;
-    for (unsigned b = 0; b < grid; ++b) {
-        blockIdx.x = b;
-        run_block();
-    }
+    for (unsigned first = 0; first < grid; first += blocks) run_cluster(first);
 }
 
 template <class To, class From> inline To bits(From from) {
@@ -179,15 +194,13 @@ template <class To, class From> inline To bits(From from) {
 
 } // namespace emulation
 
-inline void __syncthreads() {
-    emulation::wait(emulation::block.arrived, 0, emulation::block.threads, emulation::State::AT_BLOCK);
-}
+inline void __syncthreads() { emulation::at_block(); }
 
 template <class T> inline T __shfl_xor_sync(unsigned mask, T value, int distance) {
     emulation::require_full(mask);
     std::uint64_t slot = 0;
     std::memcpy(&slot, &value, sizeof value);
-    const unsigned from = (emulation::block.current % emulation::WARP) ^ unsigned(distance);
+    const unsigned from = (emulation::cluster.current % emulation::WARP) ^ unsigned(distance);
     slot = emulation::show(slot)[from];
     std::memcpy(&value, &slot, sizeof value);
     return value;

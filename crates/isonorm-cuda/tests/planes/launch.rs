@@ -23,7 +23,7 @@ use crate::support::planes::{PlaneLayout, PlaneMemory};
 /// Rows or planes of a part of a warp, of several warps, of several pieces.
 fn shapes(x: DType) -> [Shape; 4] {
     let whole = 16 / (x.digits() / 2);
-    let shape = |groups, warps, is_long| Shape { node: 1, groups, warps, is_long, is_whole: false };
+    let shape = |groups, warps, is_long| Shape { node: 1, groups, warps, blocks: 1, is_long, is_whole: false };
     [shape(1, 1, false), shape(whole, 8, false), shape(whole, 1, true), shape(whole, 8, true)]
 }
 

@@ -45,13 +45,18 @@ impl Emulation {
 
     /// Runs one of the kernels. `args` is the struct that its source takes.
     pub(crate) fn run<A: Copy>(&self, kernel: &Kernel, args: &A, blocks: u32, threads: u32) {
+        self.run_in_clusters(kernel, args, blocks, threads, 1);
+    }
+
+    /// In clusters of this many blocks.
+    pub(crate) fn run_in_clusters<A: Copy>(&self, kernel: &Kernel, args: &A, blocks: u32, threads: u32, cluster: u32) {
         assert!(self.kernels.contains(kernel), "{} was not compiled", kernel.name());
         let symbol = format!("run_{}", kernel.name());
         // SAFETY: `program` defines the function with this signature.
-        let run = unsafe { self.library.get::<unsafe extern "C" fn(*const c_void, u32, u32)>(symbol.as_bytes()) };
+        let run = unsafe { self.library.get::<unsafe extern "C" fn(*const c_void, u32, u32, u32)>(symbol.as_bytes()) };
         let run = run.expect("each kernel has a function");
         // SAFETY: the arguments are those of the kernel's source; the tests lay out what they point to.
-        unsafe { run(std::ptr::from_ref(args).cast(), blocks, threads) };
+        unsafe { run(std::ptr::from_ref(args).cast(), blocks, threads, cluster) };
     }
 }
 
@@ -66,9 +71,10 @@ fn program(kernels: &[Kernel]) -> String {
         let (name, ((file, _), args)) = (kernel.name(), kernel.source());
         write!(
             text,
-            "#include \"{file}\"\nextern \"C\" void run_{name}(const void* args, unsigned blocks, unsigned threads) {{\n    \
+            "#include \"{file}\"\nextern \"C\" void run_{name}(const void* args, unsigned blocks, unsigned threads, \
+             unsigned cluster) {{\n    \
              emulation::launch([](const void* args) {{ {name}(*static_cast<const isonorm::{args}*>(args)); }}, args, \
-             blocks, threads);\n}}\n"
+             blocks, threads, cluster);\n}}\n"
         )
         .expect("a string takes text");
         for (name, _) in &macros {

@@ -45,7 +45,9 @@ pub(super) fn backward(norm: &RowNorm, hidden: usize, params: &Params, call: Bac
     let (device, dtype) = (x.device(), x.dtype()?);
     let core = norm_of(norm, hidden, params, device)?;
     let count = x.shape()?.sizes.iter().product::<i64>() as usize / hidden.max(1);
-    let needed = if dweight.is_some() || dbias.is_some() { core.scratch(count, dtype) } else { 0 };
+    let stream = stream(device)?;
+    let is_summed = dweight.is_some() || dbias.is_some();
+    let needed = if is_summed { core.scratch(stream.device(), count, dtype) } else { 0 };
     let mut scratch = TensorMut::new(&[needed as i64], rules::compute(dtype), device)?;
     let leading = |tensor: &Tensor| Leading::of(tensor, norm.dims);
     let of = (leading(x)?, leading(dy)?, leading(dx.tensor())?);
@@ -66,7 +68,7 @@ pub(super) fn backward(norm: &RowNorm, hidden: usize, params: &Params, call: Bac
     }
     // The caching allocator gives the memory to later work of this stream alone.
     let io = io.scratch(slice_mut(device, &mut scratch)?);
-    Ok(core.backward(&stream(device)?, io)?)
+    Ok(core.backward(&stream, io)?)
 }
 
 fn norm_of<'a>(norm: &RowNorm, hidden: usize, params: &'a Params, device: Device) -> Result<gpu::RowNorm<'a>, Failure> {
@@ -143,11 +145,12 @@ fn current_stream() -> Result<CurrentStream, Failure> {
     }
     let name = if cfg!(windows) { "torch_cuda.dll" } else { "libtorch_cuda.so" };
     let path = shim::library_path()?.with_file_name(name);
+    let failed =
+        |error| Failure::new(format!("isonorm: GPUs are reached through torch's {name}, and that failed: {error}"));
     // SAFETY: torch has loaded the library, whose initializers have run.
-    let library = unsafe { Library::new(path) }.map_err(Failure::load)?;
+    let library = unsafe { Library::new(path) }.map_err(failed)?;
     // SAFETY: the signature is the one of the C header, the same in all versions.
-    let found =
-        *unsafe { library.get::<CurrentStream>("aoti_torch_get_current_cuda_stream") }.map_err(Failure::load)?;
+    let found = *unsafe { library.get::<CurrentStream>("aoti_torch_get_current_cuda_stream") }.map_err(failed)?;
     std::mem::forget(library);
     Ok(*FOUND.get_or_init(|| found))
 }

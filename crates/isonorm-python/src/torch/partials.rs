@@ -13,7 +13,7 @@ use pyo3::types::PyBytes;
 use super::device::Device;
 use super::failure::Failure;
 use super::kernel::{Dtype, Kernel};
-use super::planes::{Backward, Options};
+use super::planes::{Backward, Gradients, Options};
 use super::rows::{AddBackward, Backward as RowBackward, Norm, Params, RowNorm, gradient};
 use super::tensor::{Tensor, TensorMut};
 use crate::error::raised;
@@ -173,9 +173,9 @@ impl Kernel for GroupNormBackwardPartial {
     fn run(arguments: Self::Arguments) -> Result<Tensor, Failure> {
         let (dy, x, weight, bias, stats, groups, eps, weight_offset, number) = arguments;
         let (params, partial) = (Params::new(weight, bias)?, find(number)?);
-        let [dx, ..] = Backward { dy, x, dweight: false, dbias: false }.run(&params, |layout, io| {
-            let norm = Options { eps, weight_offset }.group_norm(groups, layout.channels, &params)?;
-            Ok(norm.backward(io.stats(stats.stats()?).partial(&mut *lock(&partial)?))?)
+        let [dx, ..] = Backward { dy, x, dweight: false, dbias: false }.run(&params, |call| {
+            let (mut partial, call) = (lock(&partial)?, Gradients { stats: Some(&stats), ..call });
+            Options { eps, weight_offset }.backward_on_cpu(groups, &params, call, |io| io.partial(&mut partial))
         })?;
         Ok(dx)
     }

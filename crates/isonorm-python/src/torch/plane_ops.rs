@@ -2,12 +2,13 @@
 
 use std::ffi::CStr;
 
-use isonorm::{DType, PlaneIo, Running};
+use isonorm::DType;
 
+use super::cuda_planes;
 use super::device::Device;
 use super::failure::Failure;
 use super::kernel::Kernel;
-use super::planes::{Backward, Layout, Options, samples_of, write_out};
+use super::planes::{After, Backward, Forward, Gradients, Layout, Options, Which, samples_of, write_out};
 use super::rows::Params;
 use super::tensor::{Tensor, TensorMut};
 
@@ -25,13 +26,13 @@ impl Kernel for BatchNormTrain {
         let (x, weight, bias, running_mean, running_var, momentum, eps, weight_offset) = arguments;
         let params = Params::new(weight, bias)?;
         let (x, layout) = Layout::of(x)?;
-        let dtype = x.dtype()?;
+        let (dtype, device) = (x.dtype()?, x.device());
         let mut y = layout.new_like(&x, dtype)?;
-        let mut stats = TensorMut::for_stats(layout.channels, dtype, x.device())?;
-        let mut after = After::of(running_mean, running_var, (dtype, x.device()))?;
-        let io = PlaneIo::new(layout.read(&x)?, layout.write(&mut y)?).stats(stats.stats()?);
-        let norm = Options { eps, weight_offset }.batch_norm(layout.channels, &params)?;
-        norm.momentum(momentum).train(io, after.running()?)?;
+        let mut stats = TensorMut::for_stats(layout.channels, dtype, device)?;
+        let mut after = After::of(running_mean, running_var, dtype, device)?;
+        let call = Forward { layout, x: Some(&x), y: &mut y, stats: Some(&mut stats) };
+        let which = Which::Train { momentum, after: &mut after };
+        Options { eps, weight_offset }.forward(which, &params, call)?;
         Ok([y, stats, after.mean, after.var].map(TensorMut::into_tensor))
     }
 }
@@ -48,42 +49,13 @@ impl Kernel for BatchNormTrainOut {
 
     fn run(arguments: Self::Arguments) -> Result<[Tensor; 2], Failure> {
         let (x, weight, bias, running_mean, running_var, momentum, eps, weight_offset, out) = arguments;
-        let (mut params, channels) = (Params::new(weight, bias)?, channels_of(&x)?);
-        let mut after = After::of(running_mean, running_var, (x.dtype()?, x.device()))?;
-        write_out(x, &mut params, out, |params, io| {
-            let norm = Options { eps, weight_offset }.batch_norm(channels, params)?;
-            Ok(norm.momentum(momentum).train(io, after.running()?)?)
+        let mut params = Params::new(weight, bias)?;
+        let mut after = After::of(running_mean, running_var, x.dtype()?, x.device())?;
+        write_out(x, &mut params, out, |params, call| {
+            Options { eps, weight_offset }.forward(Which::Train { momentum, after: &mut after }, params, call)
         })?;
         Ok([after.mean, after.var].map(TensorMut::into_tensor))
     }
-}
-
-/// Copies of running statistics, to be updated; nothing where there are none.
-struct After {
-    are_there: bool,
-    mean: TensorMut,
-    var: TensorMut,
-}
-
-impl After {
-    fn of(mean: Option<Tensor>, var: Option<Tensor>, x: (DType, Device)) -> Result<After, Failure> {
-        let are_there = mean.is_some() && var.is_some();
-        Ok(After { are_there, mean: after(&mean, x)?, var: after(&var, x)? })
-    }
-
-    fn running(&mut self) -> Result<Option<Running<'_>>, Failure> {
-        if !self.are_there {
-            return Ok(None);
-        }
-        Ok(Some(Running::new(self.mean.slice()?, self.var.slice()?)))
-    }
-}
-
-fn after(running: &Option<Tensor>, x: (DType, Device)) -> Result<TensorMut, Failure> {
-    let Some(running) = running else { return TensorMut::nothing(x.0, x.1) };
-    let mut copy = TensorMut::new(running.shape()?.sizes, running.dtype()?, x.1)?;
-    copy.copy_from(running)?;
-    Ok(copy)
 }
 
 /// BatchNorm by the running statistics.
@@ -99,9 +71,8 @@ impl Kernel for BatchNormEval {
         let (params, mean, var) = (Params::new(weight, bias)?, mean.contiguous()?, var.contiguous()?);
         let (x, layout) = Layout::of(x)?;
         let mut y = layout.new_like(&x, x.dtype()?)?;
-        let io = PlaneIo::new(layout.read(&x)?, layout.write(&mut y)?);
-        let norm = Options { eps, weight_offset }.batch_norm(layout.channels, &params)?;
-        norm.evaluate(io, mean.slice()?, var.slice()?)?;
+        let call = Forward { layout, x: Some(&x), y: &mut y, stats: None };
+        Options { eps, weight_offset }.forward(Which::Evaluate { mean: &mean, var: &var }, &params, call)?;
         Ok(y.into_tensor())
     }
 }
@@ -116,17 +87,12 @@ impl Kernel for BatchNormEvalOut {
     type Results = ();
 
     fn run((x, weight, bias, mean, var, eps, weight_offset, out): Self::Arguments) -> Result<(), Failure> {
-        let (mut params, channels) = (Params::new(weight, bias)?, channels_of(&x)?);
+        let mut params = Params::new(weight, bias)?;
         let [mean, var] = [mean.apart_from(&out)?, var.apart_from(&out)?];
-        write_out(x, &mut params, out, |params, io| {
-            let norm = Options { eps, weight_offset }.batch_norm(channels, params)?;
-            Ok(norm.evaluate(io, mean.slice()?, var.slice()?)?)
+        write_out(x, &mut params, out, |params, call| {
+            Options { eps, weight_offset }.forward(Which::Evaluate { mean: &mean, var: &var }, params, call)
         })
     }
-}
-
-fn channels_of(x: &Tensor) -> Result<usize, Failure> {
-    Ok(x.shape()?.sizes.get(1).map_or(0, |channels| *channels as usize))
 }
 
 /// The gradients of BatchNorm in training, with forward's statistics; those not asked for are empty.
@@ -143,9 +109,10 @@ impl Kernel for BatchNormTrainBackward {
         (dy, x, weight, bias, stats, eps, weight_offset, dweight, dbias): Self::Arguments,
     ) -> Result<[Tensor; 3], Failure> {
         let params = Params::new(weight, bias)?;
-        Backward { dy, x, dweight, dbias }.run(&params, |layout, io| {
-            let norm = Options { eps, weight_offset }.batch_norm(layout.channels, &params)?;
-            Ok(norm.train_backward(io.stats(stats.stats()?))?)
+        let mut none = After::of(None, None, x.dtype()?, x.device())?;
+        Backward { dy, x, dweight, dbias }.run(&params, |call| {
+            let which = Which::Train { momentum: 0.0, after: &mut none };
+            Options { eps, weight_offset }.backward(which, &params, Gradients { stats: Some(&stats), ..call })
         })
     }
 }
@@ -163,9 +130,8 @@ impl Kernel for BatchNormEvalBackward {
     fn run(arguments: Self::Arguments) -> Result<[Tensor; 3], Failure> {
         let (dy, x, weight, bias, mean, var, eps, weight_offset, dweight, dbias) = arguments;
         let (params, mean, var) = (Params::new(weight, bias)?, mean.contiguous()?, var.contiguous()?);
-        Backward { dy, x, dweight, dbias }.run(&params, |layout, io| {
-            let norm = Options { eps, weight_offset }.batch_norm(layout.channels, &params)?;
-            Ok(norm.evaluate_backward(io, mean.slice()?, var.slice()?)?)
+        Backward { dy, x, dweight, dbias }.run(&params, |call| {
+            Options { eps, weight_offset }.backward(Which::Evaluate { mean: &mean, var: &var }, &params, call)
         })
     }
 }
@@ -184,9 +150,9 @@ impl Kernel for GroupNorm {
         let (x, layout) = Layout::of(x)?;
         let dtype = x.dtype()?;
         let mut y = layout.new_like(&x, dtype)?;
-        let norm = Options { eps, weight_offset }.group_norm(groups, layout.channels, &params)?;
         let mut stats = TensorMut::for_stats(layout.samples * groups.max(0) as usize, dtype, x.device())?;
-        norm.apply(PlaneIo::new(layout.read(&x)?, layout.write(&mut y)?).stats(stats.stats()?))?;
+        let call = Forward { layout, x: Some(&x), y: &mut y, stats: Some(&mut stats) };
+        Options { eps, weight_offset }.forward(Which::Groups(groups), &params, call)?;
         Ok([y, stats].map(TensorMut::into_tensor))
     }
 }
@@ -201,11 +167,12 @@ impl Kernel for GroupNormOut {
     type Results = Tensor;
 
     fn run((x, weight, bias, groups, eps, weight_offset, out): Self::Arguments) -> Result<Tensor, Failure> {
-        let (mut params, channels) = (Params::new(weight, bias)?, channels_of(&x)?);
-        let mut stats = TensorMut::for_stats(samples_of(&x)? * groups.max(0) as usize, x.dtype()?, x.device())?;
-        write_out(x, &mut params, out, |params, io| {
-            let norm = Options { eps, weight_offset }.group_norm(groups, channels, params)?;
-            Ok(norm.apply(io.stats(stats.stats()?))?)
+        let mut params = Params::new(weight, bias)?;
+        let count = samples_of(&x)? * groups.max(0) as usize;
+        let mut stats = TensorMut::for_stats(count, x.dtype()?, x.device())?;
+        write_out(x, &mut params, out, |params, call| {
+            let call = Forward { stats: Some(&mut stats), ..call };
+            Options { eps, weight_offset }.forward(Which::Groups(groups), params, call)
         })?;
         Ok(stats.into_tensor())
     }
@@ -224,9 +191,9 @@ impl Kernel for GroupNormBackward {
     fn run(arguments: Self::Arguments) -> Result<[Tensor; 3], Failure> {
         let (dy, x, weight, bias, stats, groups, eps, weight_offset, dweight, dbias) = arguments;
         let params = Params::new(weight, bias)?;
-        Backward { dy, x, dweight, dbias }.run(&params, |layout, io| {
-            let norm = Options { eps, weight_offset }.group_norm(groups, layout.channels, &params)?;
-            Ok(norm.backward(io.stats(stats.stats()?))?)
+        Backward { dy, x, dweight, dbias }.run(&params, |call| {
+            let call = Gradients { stats: Some(&stats), ..call };
+            Options { eps, weight_offset }.backward(Which::Groups(groups), &params, call)
         })
     }
 }
@@ -241,9 +208,12 @@ impl Kernel for InstanceNormRunning {
     type Results = [Tensor; 2];
 
     fn run((stats, running_mean, running_var, momentum, positions): Self::Arguments) -> Result<[Tensor; 2], Failure> {
-        let mut after = After::of(Some(running_mean), Some(running_var), (DType::F32, stats.device()))?;
-        if let Some(mut running) = after.running()? {
-            running.instances(momentum, stats.stats()?, positions.max(0) as usize)?;
+        let (device, positions) = (stats.device(), positions.max(0) as usize);
+        let mut after = After::of(Some(running_mean), Some(running_var), DType::F32, device)?;
+        if device != Device::Cpu {
+            cuda_planes::instances(&stats, &mut after, momentum, positions)?;
+        } else if let Some(mut running) = after.running()? {
+            running.instances(momentum, stats.stats()?, positions)?;
         }
         Ok([after.mean, after.var].map(TensorMut::into_tensor))
     }
