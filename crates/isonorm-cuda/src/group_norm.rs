@@ -10,7 +10,7 @@ use crate::channel_options::{ChannelOptions, Known, Scratch};
 use crate::device::Stream;
 use crate::error::Error;
 use crate::kernels::{
-    GroupBackward, GroupForward, Groups, Kernel, Launch, PlaneKernel, Planes as Argument, Rows, Shape,
+    Gradients, GroupBackward, GroupForward, Groups, Kernel, Launch, PlaneKernel, Planes as Argument, Rows, Shape,
 };
 use crate::launch::Grid;
 use crate::memory::{Slice, SliceMut};
@@ -151,10 +151,10 @@ impl<'a> GroupNorm<'a> {
     }
 
     /// Groups as rows, in the shape of a kernel.
-    fn groups(&self, shape: &PlaneShape, x: DType, kernel: fn(usize, DType) -> Shape) -> Result<Work, Error> {
+    fn groups(&self, shape: &PlaneShape, x: DType, kernel: impl Fn(usize) -> Shape) -> Result<Work, Error> {
         let per = shape.channels / self.groups;
         let (count, hidden) = (shape.samples * self.groups, per * shape.spatial);
-        let kernel = kernel(hidden, x);
+        let kernel = kernel(hidden);
         let launch = kernel.launch(hidden, x).ok_or(Error::TooLong { hidden })?;
         let rows = Rows {
             eps: self.options.rounded_eps(x)?,
@@ -175,7 +175,7 @@ impl<'a> GroupNorm<'a> {
         stats: *mut c_void,
     ) -> Result<(), Error> {
         let dtype = x.data.dtype();
-        let work = self.groups(shape, dtype, Shape::forward)?;
+        let work = self.groups(shape, dtype, |hidden| Shape::forward(hidden, dtype, stream.device().capability()))?;
         let args = GroupForward {
             groups: work.groups,
             x: x.argument(),
@@ -198,7 +198,8 @@ impl<'a> GroupNorm<'a> {
         stats: *mut c_void,
     ) -> Result<(), Error> {
         let (x, dx) = (io.x.data.dtype(), &io.dx.planes);
-        let work = self.groups(shape, x, Shape::backward)?;
+        let work = self
+            .groups(shape, x, |hidden| Shape::backward(hidden, x, Gradients::None, stream.device().capability()).0)?;
         let args = GroupBackward {
             groups: work.groups,
             x: io.x.argument(),
