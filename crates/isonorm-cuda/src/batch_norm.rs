@@ -216,7 +216,7 @@ impl<'a> BatchNorm<'a> {
         values: *mut c_void,
     ) -> Result<(), Error> {
         let dtype = x.data.dtype();
-        let (kernel_shape, grid, channels) = self.options.over_channels(shape, dtype)?;
+        let (kernel_shape, grid, channels) = self.options.over_channels(shape, dtype, is_side_by_side(shape))?;
         let [weight, bias] = [&self.options.weight, &self.options.bias].map(|param| parameter(param.as_ref()));
         let args = Moments { channels, x: x.argument(), weight, bias, running, stats, values };
         let kernel = match kernel_shape {

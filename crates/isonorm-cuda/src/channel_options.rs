@@ -8,7 +8,7 @@ use isonorm::rules::{self, PlaneShape};
 
 use crate::device::Stream;
 use crate::error::Error;
-use crate::kernels::{ChannelLaunch, Channels, Correlate, Kernel, PlaneKernel, Shape};
+use crate::kernels::{ChannelLaunch, Channels, Correlate, Kernel, PlaneKernel, Shape, Storage};
 use crate::launch::Grid;
 use crate::memory::{Slice, SliceMut};
 use crate::planes::{Named, PlaneBackwardIo};
@@ -62,9 +62,14 @@ impl<'a> ChannelOptions<'a> {
         Ok(rules::eps(self.eps, self.eps_outside, x)?)
     }
 
-    /// For the kernels that sum over channels: of which shape, if the channels do not lie side by side; their grid, and what
-    /// they are given. Whoever calls has checked eps.
-    pub(crate) fn over_channels(&self, shape: &PlaneShape, x: DType) -> Result<(Option<Shape>, Grid, Channels), Error> {
+    /// For the kernels that sum over channels: of which shape, if they are not those of channels that lie `side_by_side`;
+    /// their grid, and what they are given.
+    pub(crate) fn over_channels(
+        &self,
+        shape: &PlaneShape,
+        x: DType,
+        side_by_side: bool,
+    ) -> Result<(Option<Shape>, Grid, Channels), Error> {
         let sizes = [shape.samples, shape.channels, shape.spatial];
         let options = |channels| -> Result<_, Error> {
             Ok(Channels {
@@ -74,7 +79,7 @@ impl<'a> ChannelOptions<'a> {
                 ..channels
             })
         };
-        if is_side_by_side(shape) {
+        if side_by_side {
             let (blocks, threads) = ChannelLaunch::side_by_side(shape.channels, x);
             let grid = Grid { blocks, threads, cluster: 1 };
             return Ok((None, grid, options(Channels::side_by_side(sizes))?));
@@ -98,7 +103,8 @@ impl<'a> ChannelOptions<'a> {
             return Ok(());
         }
         let (x, dy) = (io.x.data.dtype(), storage([io.dy.data.dtype()], io.x.data.dtype()));
-        let (kernel_shape, grid, channels) = self.over_channels(shape, x)?;
+        let (kernel_shape, grid, channels) =
+            self.over_channels(shape, x, is_side_by_side(shape) && dy == Storage::Of(x))?;
         let gradient = |slice: &Option<SliceMut<'_>>| parameter(slice.as_ref().map(SliceMut::as_slice).as_ref());
         let args = Correlate {
             channels,
@@ -113,7 +119,7 @@ impl<'a> ChannelOptions<'a> {
         };
         let kernel = match kernel_shape {
             Some(shape) => PlaneKernel::Correlate { x, shape, dy },
-            None => PlaneKernel::SideCorrelate { x, dy },
+            None => PlaneKernel::SideCorrelate { x },
         };
         stream.launch(&Kernel::Planes(kernel), &args, grid)
     }

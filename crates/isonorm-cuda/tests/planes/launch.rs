@@ -41,9 +41,8 @@ fn emulation(x: DType) -> &'static Emulation {
             kernels.push(PlaneKernel::Correlate { x: x_type, shape, dy: others });
         }
         kernels.extend(shapes(x).map(|shape| PlaneKernel::Moments { x: x_type, shape }));
-        kernels.push(PlaneKernel::SideMoments { x: x_type });
+        kernels.extend([PlaneKernel::SideMoments { x: x_type }, PlaneKernel::SideCorrelate { x: x_type }]);
         for others in [own, any] {
-            kernels.push(PlaneKernel::SideCorrelate { x: x_type, dy: others });
             kernels.push(PlaneKernel::Apply { compute, x: others, y: others });
             kernels.push(PlaneKernel::Gradients { x: x_type, dy: others, dx: others });
         }
@@ -263,7 +262,7 @@ impl Work<'_> {
             weight_offset: self.round(call.offset),
             ..channels
         };
-        if self.gpu.layout.is_last() && self.gpu.choice % 4 != 3 {
+        if self.gpu.layout.is_last() && storage == Storage::Of(x) && self.gpu.choice % 4 != 3 {
             let (blocks, threads) = ChannelLaunch::side_by_side(channels, x);
             return (None, [blocks, threads], with_options(Channels::side_by_side(self.sizes())));
         }
@@ -305,7 +304,7 @@ impl Work<'_> {
         let groups = if self.call.norm == Norm::GroupNorm { self.call.groups as i64 } else { 0 };
         let (stats, weight) = (address(saved), argument(&mut self.weight));
         let args = Correlate { channels, x, dy, groups, stats, weight, dweight, dbias, values };
-        let side = PlaneKernel::SideCorrelate { x: x_type, dy: storage };
+        let side = PlaneKernel::SideCorrelate { x: x_type };
         let kernel = shape.map_or(side, |shape| PlaneKernel::Correlate { x: x_type, shape, dy: storage });
         self.emulation.run(&Kernel::Planes(kernel), &args, blocks, threads);
     }
