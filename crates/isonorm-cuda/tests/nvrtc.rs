@@ -79,35 +79,35 @@ fn kernels(x: DType, arch: &str, gradients: &[Gradients]) -> Vec<Kernel> {
     let (shape, gradients) = Shape::backward(4096, x, gradients, capability(arch));
     kernels.push(Kernel::Backward { norm, x, shape, params: any, dy: any, others: any, gradients });
     kernels.push(Kernel::Backward { norm: Norm::Llama, x, shape, params: own, dy: own, others: own, gradients });
-    kernels.extend(plane_kernels(x, capability(arch)).into_iter().map(Kernel::Planes));
     let mut seen = HashSet::new();
     kernels.retain(|kernel| seen.insert(*kernel));
     kernels
 }
 
-/// Those of samples of channels.
-fn plane_kernels(x: DType, capability: (i32, i32)) -> Vec<PlaneKernel> {
+/// Those of samples of channels, whose tensors beside x are of these types.
+fn plane_kernels(x: DType, arch: &str, storages: &[Storage]) -> Vec<Kernel> {
+    let capability = capability(arch);
     let backward = |hidden| Shape::backward(hidden, x, Gradients::None, capability).0;
-    let (own, any) = (Storage::Of(x), Storage::Any);
+    let own = Storage::Of(x);
     let compute = if x == DType::F64 { x } else { DType::F32 };
     let mut kernels = vec![PlaneKernel::Evaluate { compute }, PlaneKernel::Instances { compute }];
     kernels.extend([PlaneKernel::SideMoments { x }, PlaneKernel::SideCorrelate { x }]);
-    for storage in [own, any] {
+    for storage in storages.iter().copied() {
         kernels.push(PlaneKernel::Apply { compute, x: storage, y: storage });
         kernels.push(PlaneKernel::Gradients { x, dy: storage, dx: storage });
         let shape = backward(4096);
         kernels.push(PlaneKernel::GroupBackward { x, shape, dy: storage, dx: storage });
     }
-    for hidden in [64, 4096, 300_000] {
-        kernels.push(PlaneKernel::GroupForward { x, shape: Shape::forward(hidden, x, capability), y: own });
-        kernels.push(PlaneKernel::GroupBackward { x, shape: backward(hidden), dy: own, dx: own });
-        for samples in [2, 32] {
-            let shape = ChannelLaunch::new(samples, hidden, x).expect("planes fit").shape;
-            kernels.push(PlaneKernel::Moments { x, shape });
-            kernels.push(PlaneKernel::Correlate { x, shape, dy: own });
-        }
+    for hidden in [64, 4096, 3_000_000] {
+        let whole = |shape| Shape { is_whole: hidden == 4096, ..shape };
+        kernels.push(PlaneKernel::GroupForward { x, shape: whole(Shape::forward(hidden, x, capability)), y: own });
+        kernels.push(PlaneKernel::GroupBackward { x, shape: whole(backward(hidden)), dy: own, dx: own });
+        let samples = if hidden == 4096 { 32 } else { 2 };
+        let shape = ChannelLaunch::new(samples, hidden, x).expect("planes fit").shape;
+        kernels.push(PlaneKernel::Moments { x, shape });
+        kernels.push(PlaneKernel::Correlate { x, shape, dy: own });
     }
-    kernels
+    kernels.into_iter().map(Kernel::Planes).collect()
 }
 
 #[test]
@@ -119,6 +119,10 @@ fn every_kernel_compiles() {
             assert!(compiled.code.starts_with(b"//"), "{}: no PTX", kernel.name());
         });
     }
+    let (x, arch) = (DType::F64, "compute_90");
+    each(arch, plane_kernels(x, arch, &[Storage::Of(x), Storage::Any]), |kernel, compiled| {
+        assert!(compiled.code.starts_with(b"//"), "{}: no PTX", kernel.name());
+    });
 }
 
 /// The kernels of Llama's widths; `all_kernels_fit_the_registers` takes minutes.
@@ -131,14 +135,16 @@ fn kernels_fit_the_registers() {
         }
         _ => true,
     };
-    fit(arch, kernels(x, arch, &GRADIENTS).into_iter().filter(is_wide).collect());
+    let kernels = kernels(x, arch, &GRADIENTS).into_iter().filter(is_wide);
+    fit(arch, kernels.chain(plane_kernels(x, arch, &[Storage::Of(x)])).collect());
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn all_kernels_fit_the_registers() {
     for arch in ["sm_80", "sm_90", "sm_100"] {
-        fit(arch, TYPES.into_iter().flat_map(|x| kernels(x, arch, &GRADIENTS)).collect());
+        let planes = |x| plane_kernels(x, arch, &[Storage::Of(x), Storage::Any]);
+        fit(arch, TYPES.into_iter().flat_map(|x| kernels(x, arch, &GRADIENTS).into_iter().chain(planes(x))).collect());
     }
 }
 
