@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use isonorm::DType;
 use isonorm_cuda::Nvrtc;
-use isonorm_cuda::kernels::{Affine, ChannelLaunch, Gradients, Kernel, Norm, PlaneKernel, Shape, Storage};
+use isonorm_cuda::kernels::{Affine, ChannelLaunch, Compiled, Gradients, Kernel, Norm, PlaneKernel, Shape, Storage};
+use rayon::prelude::*;
 
 /// What `ISONORM_NVRTC` names, the system's, or one that Python packages of the tests brought along.
 fn nvrtc() -> Option<Nvrtc> {
@@ -125,17 +126,12 @@ fn plane_kernels(x: DType, capability: (i32, i32)) -> Vec<PlaneKernel> {
 
 #[test]
 fn every_kernel_compiles() {
-    let Some(nvrtc) = nvrtc() else {
-        eprintln!("skipped: there is no NVRTC (ISONORM_NVRTC names one)");
-        return;
-    };
-    let (major, minor) = nvrtc.version();
-    // The front end knows little of architectures: one for all types, and one type for another.
-    for (arch, x) in TYPES.map(|x| ("compute_90", x)).into_iter().chain([("compute_80", DType::Bf16)]) {
-        for kernel in kernels(x, arch, &[Gradients::Both]) {
-            let compiled = nvrtc.compile(&kernel, arch).unwrap_or_else(|e| panic!("NVRTC {major}.{minor}: {e}"));
+    // The front end knows little of architectures: one for all types, and one type for others.
+    let rest = [("compute_80", DType::Bf16), ("compute_100", DType::F32)];
+    for (arch, x) in TYPES.map(|x| ("compute_90", x)).into_iter().chain(rest) {
+        each(arch, kernels(x, arch, &[Gradients::Both]), |kernel, compiled| {
             assert!(compiled.code.starts_with(b"//"), "{}: no PTX", kernel.name());
-        }
+        });
     }
 }
 
@@ -149,35 +145,39 @@ fn kernels_fit_the_registers() {
         }
         _ => true,
     };
-    fit(arch, kernels(x, arch, &GRADIENTS).into_iter().filter(is_wide));
+    fit(arch, kernels(x, arch, &GRADIENTS).into_iter().filter(is_wide).collect());
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn all_kernels_fit_the_registers() {
     for arch in ["sm_80", "sm_90", "sm_100"] {
-        fit(arch, TYPES.into_iter().flat_map(|x| kernels(x, arch, &GRADIENTS)));
+        fit(arch, TYPES.into_iter().flat_map(|x| kernels(x, arch, &GRADIENTS)).collect());
     }
 }
 
-fn fit(arch: &str, kernels: impl Iterator<Item = Kernel>) {
+/// The assembler moves nothing from registers to memory.
+fn fit(arch: &str, kernels: Vec<Kernel>) {
+    each(arch, kernels, |kernel, compiled| {
+        assert!(compiled.code.starts_with(b"\x7fELF"), "{}: no code", kernel.name());
+        let says = |word| compiled.log.lines().find(|line| line.contains(word)).unwrap_or("").trim();
+        let (memory, registers) = (says("bytes spill stores"), says("registers"));
+        eprintln!("{} for {arch}: {memory} {registers}", kernel.name());
+        let words: Vec<&str> = memory.split_whitespace().collect();
+        let before = |word| words.iter().position(|w| *w == word).and_then(|at| words[at - 3].parse::<usize>().ok());
+        assert_eq!(before("stores,"), Some(0), "{} for {arch}: {memory}", kernel.name());
+    });
+}
+
+/// Compiles kernels, on all processors.
+fn each(arch: &str, kernels: Vec<Kernel>, check: impl Fn(&Kernel, Compiled) + Sync) {
     let Some(nvrtc) = nvrtc() else {
         eprintln!("skipped: there is no NVRTC (ISONORM_NVRTC names one)");
         return;
     };
-    let mut spills = Vec::new();
-    for kernel in kernels {
-        let compiled = nvrtc.compile(&kernel, arch).unwrap_or_else(|e| panic!("{e}"));
-        assert!(compiled.code.starts_with(b"\x7fELF"), "{}: no code", kernel.name());
-        let says = |word| compiled.log.lines().find(|line| line.contains(word)).unwrap_or("").trim();
-        let (memory, registers) = (says("bytes spill stores"), says("registers"));
-        let words: Vec<&str> = memory.split_whitespace().collect();
-        let before = |word| words.iter().position(|w| *w == word).and_then(|at| words[at - 3].parse::<usize>().ok());
-        let line = format!("{} for {arch}: {memory} {registers}", kernel.name());
-        eprintln!("{line}");
-        if before("stores,").is_none_or(|bytes| bytes > 0) {
-            spills.push(line);
-        }
-    }
-    assert!(spills.is_empty(), "{}", spills.join("\n"));
+    let (major, minor) = nvrtc.version();
+    kernels.into_par_iter().for_each(|kernel| {
+        let compiled = nvrtc.compile(&kernel, arch).unwrap_or_else(|e| panic!("NVRTC {major}.{minor}: {e}"));
+        check(&kernel, compiled);
+    });
 }

@@ -145,11 +145,12 @@ fn current_stream() -> Result<CurrentStream, Failure> {
     }
     let name = if cfg!(windows) { "torch_cuda.dll" } else { "libtorch_cuda.so" };
     let path = shim::library_path()?.with_file_name(name);
+    let failed =
+        |error| Failure::new(format!("isonorm: GPUs are reached through torch's {name}, and that failed: {error}"));
     // SAFETY: torch has loaded the library, whose initializers have run.
-    let library = unsafe { Library::new(path) }.map_err(Failure::load)?;
+    let library = unsafe { Library::new(path) }.map_err(failed)?;
     // SAFETY: the signature is the one of the C header, the same in all versions.
-    let found =
-        *unsafe { library.get::<CurrentStream>("aoti_torch_get_current_cuda_stream") }.map_err(Failure::load)?;
+    let found = *unsafe { library.get::<CurrentStream>("aoti_torch_get_current_cuda_stream") }.map_err(failed)?;
     std::mem::forget(library);
     Ok(*FOUND.get_or_init(|| found))
 }
