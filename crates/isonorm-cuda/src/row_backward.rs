@@ -9,7 +9,7 @@ use isonorm::{DType, Error as CallError};
 use crate::device::{Device, Stream};
 use crate::error::Error;
 use crate::io::BackwardIo;
-use crate::kernels::{Backward, Gradients, Kernel, Parameters, Scratch, Shape, Tensor as Argument, Units};
+use crate::kernels::{Affine, Backward, Gradients, Kernel, Parameters, Scratch, Shape, Tensor as Argument, Units};
 use crate::launch::Grid as LaunchGrid;
 use crate::memory::{Rows, Slice, SliceMut};
 use crate::row_norm::{RowNorm, STATS, check_stats, storage};
@@ -68,6 +68,7 @@ impl RowNorm<'_> {
             x,
             shape,
             params: self.params_storage(x, [self.weight, None]),
+            affine: Affine::of(self.weight.is_some(), false, rows.weight_offset),
             dy: dy_storage,
             others: storage(others.into_iter().flatten().map(|rows| rows.data.dtype()), x),
             gradients,
