@@ -3,7 +3,6 @@
 use std::ffi::c_void;
 use std::ptr::null_mut;
 
-use isonorm::DType;
 use isonorm::rules::{self, PlaneShape};
 
 use crate::channel_options::{ChannelOptions, Known, Scratch};
@@ -150,11 +149,18 @@ impl<'a> GroupNorm<'a> {
         self.options.correlate(stream, shape, io, Known { stats, groups: self.groups }, None)
     }
 
-    /// Groups as rows, in the shape of a kernel.
-    fn groups(&self, shape: &PlaneShape, x: DType, kernel: impl Fn(usize) -> Shape) -> Result<Work, Error> {
+    /// Groups as rows, in the shape of a kernel. `tensors` are all of the call, x the first.
+    fn groups(
+        &self,
+        shape: &PlaneShape,
+        tensors: &[&Planes<'_>],
+        kernel: impl Fn(usize) -> Shape,
+    ) -> Result<Work, Error> {
+        let x = tensors[0].data.dtype();
         let per = shape.channels / self.groups;
         let (count, hidden) = (shape.samples * self.groups, per * shape.spatial);
-        let kernel = kernel(hidden);
+        let as_rows: Option<Vec<_>> = tensors.iter().map(|planes| planes.rows(hidden)).collect();
+        let kernel = as_rows.map_or(kernel(hidden), |tensors| kernel(hidden).with(hidden, x, &tensors));
         let launch = kernel.launch(hidden, x).ok_or(Error::TooLong { hidden })?;
         let rows = Rows {
             eps: self.options.rounded_eps(x)?,
@@ -175,7 +181,9 @@ impl<'a> GroupNorm<'a> {
         stats: *mut c_void,
     ) -> Result<(), Error> {
         let dtype = x.data.dtype();
-        let work = self.groups(shape, dtype, |hidden| Shape::forward(hidden, dtype, stream.device().capability()))?;
+        let tensors: Vec<_> = [Some(x), y].into_iter().flatten().collect();
+        let capability = stream.device().capability();
+        let work = self.groups(shape, &tensors, |hidden| Shape::forward(hidden, dtype, capability))?;
         let args = GroupForward {
             groups: work.groups,
             x: x.argument(),
@@ -198,8 +206,9 @@ impl<'a> GroupNorm<'a> {
         stats: *mut c_void,
     ) -> Result<(), Error> {
         let (x, dx) = (io.x.data.dtype(), &io.dx.planes);
+        let capability = stream.device().capability();
         let work = self
-            .groups(shape, x, |hidden| Shape::backward(hidden, x, Gradients::None, stream.device().capability()).0)?;
+            .groups(shape, &[&io.x, &io.dy, dx], |hidden| Shape::backward(hidden, x, Gradients::None, capability).0)?;
         let args = GroupBackward {
             groups: work.groups,
             x: io.x.argument(),

@@ -4,7 +4,7 @@ use isonorm::rules::{self, PlaneLayout, PlaneShape};
 use isonorm::{DType, Error as CallError};
 
 use crate::error::Error;
-use crate::kernels::Planes as Argument;
+use crate::kernels::{Planes as Argument, Tensor as Rows};
 use crate::memory::{Slice, SliceMut};
 use crate::row_norm::STATS;
 use crate::walk::check_disjoint;
@@ -42,6 +42,13 @@ impl<'a> Planes<'a> {
         let sample = (channels * spatial) as i64;
         let strides = if last { [sample, 1, channels as i64] } else { [sample, spatial as i64, 1] };
         Argument::new(self.data.pointer(), self.data.dtype(), strides)
+    }
+
+    /// As rows of `hidden` elements, where these lie one after the other.
+    pub(crate) fn rows(&self, hidden: usize) -> Option<Rows> {
+        let PlaneLayout { channels, spatial, last } = self.layout;
+        let rows = Rows::new(self.data.pointer(), self.data.dtype(), hidden as i64, 0);
+        (!last || channels == 1 || spatial == 1).then_some(rows)
     }
 
     /// Whether they are the very same elements in the same places.

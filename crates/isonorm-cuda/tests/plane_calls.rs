@@ -239,6 +239,7 @@ fn both_ways(norm: Norm, sizes: [usize; 3], groups: usize, dtype: DType, last: b
 #[test]
 fn groups_have_the_bits_of_the_core() {
     both_ways(Norm::GroupNorm, [3, 6, 49], 2, DType::Bf16, false);
+    both_ways(Norm::GroupNorm, [2, 8, 128], 1, DType::Bf16, false);
     both_ways(Norm::GroupNorm, [3, 4, 5], 4, DType::F32, true);
 }
 

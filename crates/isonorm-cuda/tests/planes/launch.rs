@@ -27,6 +27,11 @@ fn shapes(x: DType) -> [Shape; 4] {
     [shape(1, 1, false), shape(whole, 8, false), shape(whole, 1, true), shape(whole, 8, true)]
 }
 
+/// Rows without a question about what exists.
+fn whole(x: DType) -> Shape {
+    Shape { is_whole: true, ..shapes(x)[1] }
+}
+
 /// One library for each type of x. Tensors of other types go through kernels for long rows, which do all.
 fn emulation(x: DType) -> &'static Emulation {
     static LIBRARIES: [OnceLock<Emulation>; 4] = [const { OnceLock::new() }; 4];
@@ -40,6 +45,9 @@ fn emulation(x: DType) -> &'static Emulation {
             kernels.push(PlaneKernel::GroupBackward { x: x_type, shape, dy: others, dx: others });
             kernels.push(PlaneKernel::Correlate { x: x_type, shape, dy: others });
         }
+        let shape = whole(x);
+        kernels.push(PlaneKernel::GroupForward { x: x_type, shape, y: own });
+        kernels.push(PlaneKernel::GroupBackward { x: x_type, shape, dy: own, dx: own });
         kernels.extend(shapes(x).map(|shape| PlaneKernel::Moments { x: x_type, shape }));
         kernels.extend([PlaneKernel::SideMoments { x: x_type }, PlaneKernel::SideCorrelate { x: x_type }]);
         for others in [own, any] {
@@ -217,7 +225,11 @@ impl Work<'_> {
         let ([samples, channels, spatial], call) = (self.sizes(), self.call);
         let (per, count) = (channels / call.groups, samples * call.groups);
         let hidden = per * spatial;
-        let (shape, launch) = self.choose(storage, |shape| shape.launch(hidden, dtype(call.x.dtype())));
+        let launch = |shape: Shape| shape.launch(hidden, dtype(call.x.dtype()));
+        let whole = whole(call.x.dtype());
+        let is_whole = self.gpu.layout.strides[1..] == [spatial, 1] && self.gpu.layout.offset == 0;
+        let launch_whole = launch(whole).filter(|_| is_whole && storage != Storage::Any);
+        let (shape, launch) = launch_whole.map_or_else(|| self.choose(storage, launch), |launch| (whole, launch));
         let rows = Rows {
             eps: self.round(call.eps.value),
             eps_outside: call.eps.outside.into(),
