@@ -36,8 +36,27 @@ __device__ __forceinline__ void add_residual(const Team<S>& team, i64 piece, con
     });
 }
 
-// Norm's forward pass. S has the storage type of what is normalized; P is that of weight and bias, Y that of y, Z that of
-// x and the residual, or void.
+// y of the thread's piece of a row.
+template <class Norm, class S, class P, class Y>
+__device__ __forceinline__ void write_y(const Team<S>& team, i64 piece, const Forward& args, i64 y_row, const Piece<S>& x,
+                                        const Stats<typename S::C>& stats) {
+    using C = typename S::C;
+    each_vector(team, piece, args.rows.hidden, [&](int k, int s, i64 at, int count) {
+        C w[S::V], b[S::V];
+        load_weight<S, P>(args.rows, args.weight, at, count, w);
+        load_bias<S, P>(args.bias, at, count, b);
+#pragma unroll
+        for (int e = 0; e < S::V; ++e) {
+            C x_hat = Norm::x_hat(x.get(k, s, e), stats);
+            if (Norm::IS_LLAMA) x_hat = rounded<typename S::T>(x_hat);
+            w[e] = fused(x_hat, w[e], b[e]);
+        }
+        store<Y, S::V, S::IS_WHOLE>(args.y, y_row + at, count, w);
+    });
+}
+
+// Norm's forward pass. S has the storage type of what is normalized; P is that of weight and bias; Y that of y, or void
+// where statistics are all that is wanted; Z that of x and the residual, or void.
 template <class Norm, class S, class P, class Y, class Z> __device__ __forceinline__ void forward(const Forward& args) {
     using C = typename S::C;
     using X = typename S::T;
@@ -71,27 +90,13 @@ template <class Norm, class S, class P, class Y, class Z> __device__ __forceinli
         const Stats<C> stats = measure<Norm, S>(team, exchange, rows, measured<S>(rows), again, element);
         if (!is_own) continue;
         if (args.stats && team.is_first()) static_cast<Stats<C>*>(args.stats)[row] = stats;
-        const i64 y_row = row_start(rows, args.y, row);
-        team.each_piece(hidden, [&](i64 piece) {
-            again(piece);
-            each_vector(team, piece, hidden, [&](int k, int s, i64 at, int count) {
-                C w[S::V], b[S::V];
-                load_weight<S, P>(rows, args.weight, at, count, w);
-                if (args.bias.dtype != NONE) {
-                    load<P, S::V, S::IS_WHOLE>(args.bias, at, count, b);
-                } else {
-#pragma unroll
-                    for (int e = 0; e < S::V; ++e) b[e] = -C(0); // as if it were not added
-                }
-#pragma unroll
-                for (int e = 0; e < S::V; ++e) {
-                    C x_hat = Norm::x_hat(x.get(k, s, e), stats);
-                    if (Norm::IS_LLAMA) x_hat = rounded<X>(x_hat);
-                    w[e] = fused(x_hat, w[e], b[e]);
-                }
-                store<Y, S::V, S::IS_WHOLE>(args.y, y_row + at, count, w);
+        if constexpr (!Same<Y, void>::VALUE) {
+            const i64 y_row = row_start(rows, args.y, row);
+            team.each_piece(hidden, [&](i64 piece) {
+                again(piece);
+                write_y<Norm, S, P, Y>(team, piece, args, y_row, x, stats);
             });
-        });
+        }
     }
 }
 

@@ -81,6 +81,28 @@ pub enum Gradients {
     Both,
 }
 
+/// What is known of a call's parameters when its kernel is compiled: common calls need no questions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Affine {
+    /// Nothing.
+    Open,
+    /// There is a weight, without an offset, and no bias.
+    Weight,
+    /// There are such a weight and a bias.
+    Both,
+}
+
+impl Affine {
+    /// Of a call with a weight, a bias, and this offset in the compute type.
+    pub fn of(has_weight: bool, has_bias: bool, offset: f64) -> Self {
+        match (has_weight && offset == 0.0, has_bias) {
+            (true, false) => Affine::Weight,
+            (true, true) => Affine::Both,
+            (false, _) => Affine::Open,
+        }
+    }
+}
+
 /// A kernel, for one norm, shape and set of types. `x` is the type of what is normalized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kernel {
@@ -94,7 +116,9 @@ pub enum Kernel {
         shape: Shape,
         /// Weight and bias.
         params: Storage,
-        /// y.
+        /// What is known of these.
+        affine: Affine,
+        /// y; none where statistics are all that is wanted.
         y: Storage,
         /// x and the residual, where their sum is normalized.
         summands: Storage,
@@ -109,6 +133,8 @@ pub enum Kernel {
         shape: Shape,
         /// The weight.
         params: Storage,
+        /// What is known of it.
+        affine: Affine,
         /// dy.
         dy: Storage,
         /// dx, dr and dresidual.
@@ -176,12 +202,13 @@ impl Kernel {
     fn instance(&self) -> String {
         let typed = |storages: &[Storage]| storages.iter().copied().map(cpp).collect::<Vec<_>>().join(", ");
         match self {
-            Kernel::Forward { norm, x, shape, params, y, summands } => {
-                format!("{}, {}, {}", class(*norm), shape_of(*shape, *x), typed(&[*params, *y, *summands]))
+            Kernel::Forward { norm, x, shape, params, affine, y, summands } => {
+                let params = params_of(*params, *affine);
+                format!("{}, {}, {params}, {}", class(*norm), shape_of(*shape, *x), typed(&[*y, *summands]))
             }
-            Kernel::Backward { norm, x, shape, params, dy, others, gradients } => {
-                let (types, sums) = (typed(&[*params, *dy, *others]), *gradients as usize);
-                format!("{}, {}, {types}, {sums}", class(*norm), shape_of(*shape, *x))
+            Kernel::Backward { norm, x, shape, params, affine, dy, others, gradients } => {
+                let (params, types) = (params_of(*params, *affine), typed(&[*dy, *others]));
+                format!("{}, {}, {params}, {types}, {}", class(*norm), shape_of(*shape, *x), *gradients as usize)
             }
             Kernel::Parameters { norm, x, dy } => {
                 format!("{}, {}, {}", class(*norm), shape_of(Shape::of_columns(*x), *x), cpp(*dy))
@@ -199,6 +226,10 @@ fn class(norm: Norm) -> &'static str {
         Norm::Llama => "LlamaNorm",
         Norm::Layer => "LayerNorm",
     }
+}
+
+fn params_of(storage: Storage, affine: Affine) -> String {
+    format!("Params<{}, {}>", cpp(storage), affine as usize)
 }
 
 pub(crate) fn shape_of(Shape { node, groups, warps, blocks, is_long, is_whole }: Shape, x: DType) -> String {

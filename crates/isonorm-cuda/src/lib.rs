@@ -49,7 +49,7 @@ pub use running::Running;
 /// The kernels themselves: their sources, which there are, and what they take. For tests and other hosts.
 pub mod kernels {
     pub use crate::args::{Backward, Finish, Forward, Parameters, Rows, Scratch, Sharing, Tensor};
-    pub use crate::kernel::{Gradients, HEADERS, Kernel, Norm, SOURCES, Storage};
+    pub use crate::kernel::{Affine, Gradients, HEADERS, Kernel, Norm, SOURCES, Storage};
     pub use crate::nvrtc::Compiled;
     pub use crate::plane_args::{
         Apply, Channels, Correlate, Evaluate, GroupBackward, GroupForward, Groups, Instances, Lines, Moments,

@@ -9,7 +9,9 @@ use isonorm::{DType, Error as CallError};
 use crate::device::{Device, Stream};
 use crate::error::Error;
 use crate::io::BackwardIo;
-use crate::kernels::{Backward, Gradients, Kernel, Parameters, Scratch, Shape, Tensor as Argument, Units};
+use crate::kernels::{
+    Affine, Backward, Forward, Gradients, Kernel, Parameters, Scratch, Shape, Storage, Tensor as Argument, Units,
+};
 use crate::launch::Grid as LaunchGrid;
 use crate::memory::{Rows, Slice, SliceMut};
 use crate::row_norm::{RowNorm, STATS, check_stats, storage};
@@ -61,29 +63,55 @@ impl RowNorm<'_> {
         let (shape, launch) = self.shape(shape, x, &[x_rows, dy, dx, dresidual, dr, weight])?;
         let rows = self.shared(x, grid, eps, &launch);
         let others = [Some(&io.dx.rows), io.dresidual.as_ref(), io.dr.as_ref().map(|dr| &dr.rows)];
-        let dy_storage = storage([io.dy.data.dtype()], x);
         let along = sums.filter(|sums| sums.cut.stats == 0);
         let kernel = Kernel::Backward {
             norm: self.kernel(),
             x,
             shape,
             params: self.params_storage(x, [self.weight, None]),
-            dy: dy_storage,
+            affine: Affine::of(self.weight.is_some(), false, rows.weight_offset),
+            dy: storage([io.dy.data.dtype()], x),
             others: storage(others.into_iter().flatten().map(|rows| rows.data.dtype()), x),
             gradients,
         };
-        let known = io.stats.as_ref().map_or(null_mut(), Slice::pointer);
-        let apart = sums.filter(|sums| sums.cut.stats > 0);
-        let stats = apart.map_or(null_mut(), |sums| sums.stats);
+        let known = match sums.filter(|sums| sums.cut.stats > 0) {
+            Some(apart) => self.launch_parameters(stream, io, x, grid, eps, apart)?,
+            None => io.stats.as_ref().map_or(null_mut(), Slice::pointer),
+        };
         let scratch = along.map_or(Scratch::NONE, |sums| sums.cut.units.scratch(sums.nodes));
-        let args = Backward { rows, x: x_rows, dy, weight, dresidual, dx, dr, known, stats, scratch };
+        let args = Backward { rows, x: x_rows, dy, weight, dresidual, dx, dr, known, stats: null_mut(), scratch };
         let work = along.map_or(grid.rows(), |sums| sums.cut.units.count);
-        stream.launch(&kernel, &args, LaunchGrid::of(&launch, work))?;
-        let Some(sums) = apart else { return Ok(()) };
-        let args = Parameters { rows, x: x_rows, dy, stats, scratch: sums.cut.units.scratch(sums.nodes) };
-        let kernel = Kernel::Parameters { norm: self.kernel(), x, dy: dy_storage };
+        stream.launch(&kernel, &args, LaunchGrid::of(&launch, work))
+    }
+
+    /// The sums of units where the kernel of dx does not take them along; before it, since dx may lie where x or dy does.
+    /// Returns where the rows' statistics are.
+    fn launch_parameters(
+        &self,
+        stream: &Stream<'_>,
+        io: &BackwardIo<'_>,
+        x: DType,
+        grid: &Grid<6>,
+        eps: f64,
+        sums: &Sums,
+    ) -> Result<*mut c_void, Error> {
+        let (from, dy) = (grid.argument(1, &io.x), grid.argument(2, &io.dy));
+        let shape = Shape::forward(self.hidden, x, stream.device().capability());
+        let (shape, launch) = self.shape(shape, x, &[from])?;
+        let rows = self.shared(x, grid, eps, &launch);
+        let (norm, none) = (self.kernel(), Argument::NONE);
+        let stats = io.stats.as_ref().map_or(sums.stats, Slice::pointer);
+        if io.stats.is_none() {
+            let (params, y, affine) = (Storage::Of(x), Storage::None, Affine::Open);
+            let kernel = Kernel::Forward { norm, x, shape, params, affine, y, summands: y };
+            let args = Forward { rows, x: from, residual: none, r: none, weight: none, bias: none, y: none, stats };
+            stream.launch(&kernel, &args, LaunchGrid::of(&launch, grid.rows()))?;
+        }
+        let args = Parameters { rows, x: from, dy, stats, scratch: sums.cut.units.scratch(sums.nodes) };
+        let kernel = Kernel::Parameters { norm, x, dy: storage([io.dy.data.dtype()], x) };
         let (blocks, threads) = sums.cut.units.launch(self.hidden, x);
-        stream.launch(&kernel, &args, LaunchGrid { blocks, threads, cluster: 1 })
+        stream.launch(&kernel, &args, LaunchGrid { blocks, threads, cluster: 1 })?;
+        Ok(stats)
     }
 
     fn check_backward(&self, io: &BackwardIo<'_>, x: DType) -> Result<Grid<6>, Error> {
@@ -213,9 +241,6 @@ impl Sums {
         }
         if len < expected {
             return Err(Error::Scratch { found: len, expected });
-        }
-        if cut.stats > 0 && io.dy.data.overlaps(&io.dx.rows.data) {
-            return Err(Error::Overlap { name: "dx", other: "dy" }); // which is read again for the gradients
         }
         let at = |at| found.map_or(null_mut(), |scratch| scratch.element(at));
         Ok(Some(Sums { stats: at(0), nodes: at(cut.stats), cut }))

@@ -6,7 +6,7 @@ use isonorm::{DType, Recipe};
 use crate::device::Stream;
 use crate::error::Error;
 use crate::io::Io;
-use crate::kernels::{Forward, Kernel, Launch, Norm, Rows as Shared, Shape, Storage, Tensor as Argument};
+use crate::kernels::{Affine, Forward, Kernel, Launch, Norm, Rows as Shared, Shape, Storage, Tensor as Argument};
 use crate::launch;
 use crate::memory::{Slice, SliceMut};
 use crate::walk::{Grid, check_disjoint, parameter};
@@ -135,7 +135,8 @@ impl<'a> RowNorm<'a> {
             .map_or(Storage::None, |(residual, _)| storage([io.x.data.dtype(), residual.data.dtype()], x));
         let y = storage([io.y.rows.data.dtype()], x);
         let params = self.params_storage(x, [self.weight, self.bias]);
-        let kernel = Kernel::Forward { norm: self.kernel(), x, shape, params, y, summands };
+        let affine = Affine::of(self.weight.is_some(), self.bias.is_some(), shared.weight_offset);
+        let kernel = Kernel::Forward { norm: self.kernel(), x, shape, params, affine, y, summands };
         let stats = io.stats.map_or(std::ptr::null_mut(), |stats| stats.as_slice().pointer());
         let args = Forward { rows: shared, x: from, residual, r, weight, bias, y: to, stats };
         stream.device().within(|| stream.launch(&kernel, &args, launch::Grid::of(&launch, grid.rows())))

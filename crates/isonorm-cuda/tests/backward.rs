@@ -5,7 +5,7 @@ mod support;
 use std::sync::OnceLock;
 
 use isonorm::{BackwardIo, Io, Level};
-use isonorm_cuda::kernels::{Backward, Gradients, Kernel, Norm, Parameters, Scratch, Shape, Storage, Units};
+use isonorm_cuda::kernels::{Affine, Backward, Gradients, Kernel, Norm, Parameters, Scratch, Shape, Storage, Units};
 use isonorm_testing::DType;
 use isonorm_testing::golden::{self, Array};
 use isonorm_testing::values::Kind;
@@ -40,11 +40,22 @@ fn emulation(x: DType) -> &'static Emulation {
         for norm in [Norm::Rms, Norm::Layer, Norm::Llama] {
             for (shape, gradients) in shapes {
                 if norm != Norm::Llama || !shape.is_whole {
-                    kernels.push(Kernel::Backward { norm, x, shape, params: own, dy: own, others: own, gradients });
+                    let affine = if shape.is_whole && shape.warps > 1 { Affine::Weight } else { Affine::Open };
+                    kernels.push(Kernel::Backward {
+                        norm,
+                        x,
+                        shape,
+                        params: own,
+                        affine,
+                        dy: own,
+                        others: own,
+                        gradients,
+                    });
                 }
             }
             for (shape, gradients) in [(shape(whole, 16), Gradients::Both), (long, Gradients::None)] {
-                kernels.push(Kernel::Backward { norm, x, shape, params: any, dy: any, others: any, gradients });
+                let affine = Affine::Open;
+                kernels.push(Kernel::Backward { norm, x, shape, params: any, affine, dy: any, others: any, gradients });
             }
             kernels.extend([own, any].map(|dy| Kernel::Parameters { norm, x, dy }));
         }
@@ -80,9 +91,10 @@ const NAMES: [&str; 4] = ["dx", "dr", "dweight", "dbias"];
 
 impl Call<'_> {
     fn is_for(&self, kernel: &Kernel) -> bool {
-        let Kernel::Backward { norm, x, shape, params, dy, others, .. } = *kernel else { return false };
+        let Kernel::Backward { norm, x, shape, params, affine, dy, others, .. } = *kernel else { return false };
         let written = [Some(self.dx), self.dr, self.dresidual.map(Tensor::dtype)];
         norm == norm_of(self.norm)
+            && (affine == Affine::Open || affine == Affine::of(self.norm.weight.is_some(), false, self.norm.offset))
             && takes(params, self.norm.weight.as_ref().map(Tensor::dtype))
             && takes(dy, Some(self.dy.dtype()))
             && written.into_iter().all(|dtype| takes(others, dtype))

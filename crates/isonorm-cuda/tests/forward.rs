@@ -5,7 +5,7 @@ mod support;
 use std::sync::OnceLock;
 
 use isonorm::{Io, Level};
-use isonorm_cuda::kernels::{Forward, Kernel, Norm, Shape, Storage};
+use isonorm_cuda::kernels::{Affine, Forward, Kernel, Norm, Shape, Storage};
 use isonorm_testing::DType;
 use isonorm_testing::golden;
 use isonorm_testing::values::Kind;
@@ -39,10 +39,14 @@ fn emulation(x: DType) -> &'static Emulation {
         let (own, wide) = (Storage::Of(dtype(x)), Storage::Of(dtype(compute_type(x))));
         let mut kernels = Vec::new();
         for norm in [Norm::Rms, Norm::Layer, Norm::Llama] {
-            let mut add = |shape, params, y, summands| {
-                let kernel = Kernel::Forward { norm, x: dtype(x), shape, params, y, summands };
-                if !kernels.contains(&kernel) {
-                    kernels.push(kernel);
+            let mut add = |shape: Shape, params, y, summands| {
+                // Any call; the most common one, too.
+                let known = if norm == Norm::Layer { Affine::Both } else { Affine::Weight };
+                for affine in [Affine::Open, known] {
+                    let kernel = Kernel::Forward { norm, x: dtype(x), shape, params, affine, y, summands };
+                    if (affine == Affine::Open || shape.is_whole) && !kernels.contains(&kernel) {
+                        kernels.push(kernel);
+                    }
                 }
             };
             let whole = 16 / (x.digits() / 2);
@@ -84,7 +88,7 @@ impl Call<'_> {
     }
 
     fn is_for(&self, kernel: &Kernel) -> bool {
-        let Kernel::Forward { norm, x, shape, params, y, summands } = *kernel else { return false };
+        let Kernel::Forward { norm, x, shape, params, affine, y, summands } = *kernel else { return false };
         let summands = match (summands, self.residual) {
             (Storage::None, None) => true,
             (Storage::None, _) | (_, None) => false,
@@ -96,6 +100,8 @@ impl Call<'_> {
         norm == norm_of(self.norm)
             && summands
             && given.into_iter().all(|param| takes(params, param))
+            && (affine == Affine::Open
+                || affine == Affine::of(given[0].is_some(), given[1].is_some(), self.norm.offset))
             && takes(y, Some(self.y_type))
             && shape.launch(self.norm.hidden, x).is_some()
     }

@@ -36,6 +36,8 @@ struct Case {
     x: Tensor,
     dy: Tensor,
     residual: Option<Tensor>,
+    /// Whether dx takes dy's place.
+    is_in_place: bool,
 }
 
 impl Case {
@@ -44,7 +46,7 @@ impl Case {
         let bias = (which == Which::Layer).then(|| values(params, 2, hidden));
         let spec = Spec { weight: Some(values(params, 1, hidden)), bias, ..Spec::new(which, hidden) };
         let [x, dy] = [3, 4].map(|seed| values(dtype, seed, rows * hidden));
-        Case { spec, x, dy, residual: None }
+        Case { spec, x, dy, residual: None, is_in_place: false }
     }
 
     /// y and r, then dx, dweight and dbias, of the core.
@@ -76,7 +78,7 @@ impl Case {
         let [weight, bias] =
             [&spec.weight, &spec.bias].map(|param| param.as_ref().map(|param| Memory::of(device, param)));
         let norm = norm_of(spec, [weight.as_ref().map(Memory::slice), bias.as_ref().map(Memory::slice)]);
-        let (from, dy) = (Memory::of(device, x), Memory::of(device, &self.dy));
+        let (from, mut dy) = (Memory::of(device, x), Memory::of(device, &self.dy));
         let empty = |dtype, n| Memory::empty(device, dtype, n);
         let (mut y, mut dx) = (empty(x.dtype(), x.len()), empty(x.dtype(), x.len()));
         let residual = self.residual.as_ref().map(|residual| Memory::of(device, residual));
@@ -90,7 +92,12 @@ impl Case {
         let (mut dweight, mut dbias) = (gradient(&spec.weight), gradient(&spec.bias));
         let compute = if x.dtype() == Name::F64 { Name::F64 } else { Name::F32 };
         let mut scratch = empty(compute, norm.scratch(device, x.len() / spec.hidden, dtype(x.dtype())));
-        let mut io = BackwardIo::new(from.slice(), dy.slice(), dx.slice_mut()).scratch(scratch.slice_mut());
+        let mut io = if self.is_in_place {
+            BackwardIo::in_place(from.slice(), dy.slice_mut())
+        } else {
+            BackwardIo::new(from.slice(), dy.slice(), dx.slice_mut())
+        }
+        .scratch(scratch.slice_mut());
         if let Some(dweight) = &mut dweight {
             io = io.dweight(dweight.slice_mut());
         }
@@ -98,6 +105,7 @@ impl Case {
             io = io.dbias(dbias.slice_mut());
         }
         norm.backward(stream, io).unwrap_or_else(|e| panic!("{spec}: {e}"));
+        let dx = if self.is_in_place { dy } else { dx };
         [Some(y), r, Some(dx), dweight, dbias].map(|memory| memory.map(|memory| memory.read(stream)))
     }
 
@@ -139,7 +147,9 @@ fn devices_and_threads() {
 #[test]
 fn long_rows() {
     for ordinal in [0, 1] {
-        Case::new(Which::Rms, Name::Bf16, Name::Bf16, 40_000, 3).check(&stream(ordinal));
+        for is_in_place in [false, true] {
+            Case { is_in_place, ..Case::new(Which::Rms, Name::Bf16, Name::Bf16, 40_000, 3) }.check(&stream(ordinal));
+        }
     }
 }
 

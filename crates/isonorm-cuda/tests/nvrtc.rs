@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use isonorm::DType;
 use isonorm_cuda::Nvrtc;
-use isonorm_cuda::kernels::{ChannelLaunch, Compiled, Gradients, Kernel, Norm, PlaneKernel, Shape, Storage};
+use isonorm_cuda::kernels::{Affine, ChannelLaunch, Compiled, Gradients, Kernel, Norm, PlaneKernel, Shape, Storage};
 use rayon::prelude::*;
 
 /// What `ISONORM_NVRTC` names, the system's, or one that Python packages of the tests brought along.
@@ -54,10 +54,19 @@ fn kernels(x: DType, arch: &str, gradients: &[Gradients]) -> Vec<Kernel> {
                 x,
                 shape,
                 params: own,
+                affine: Affine::Open,
                 y: own,
                 summands: if hidden == 4096 { own } else { none },
             }));
-            kernels.push(Kernel::Forward { norm, x, shape: whole, params: own, y: own, summands: none });
+            kernels.push(Kernel::Forward {
+                norm,
+                x,
+                shape: whole,
+                params: own,
+                affine: Affine::Both,
+                y: own,
+                summands: none,
+            });
             for gradients in gradients {
                 let (shape, gradients) = Shape::backward(hidden, x, *gradients, capability(arch));
                 let whole = Shape { is_whole: hidden == 4096, ..shape };
@@ -66,6 +75,7 @@ fn kernels(x: DType, arch: &str, gradients: &[Gradients]) -> Vec<Kernel> {
                     x,
                     shape,
                     params: own,
+                    affine: if shape.is_whole { Affine::Weight } else { Affine::Open },
                     dy: own,
                     others: own,
                     gradients,
@@ -75,10 +85,13 @@ fn kernels(x: DType, arch: &str, gradients: &[Gradients]) -> Vec<Kernel> {
     }
     let (norm, gradients) = (Norm::Layer, gradients[0]);
     let shape = Shape::forward(4096, x, capability(arch));
-    kernels.push(Kernel::Forward { norm, x, shape, params: any, y: any, summands: any });
+    let affine = Affine::Open;
+    kernels.push(Kernel::Forward { norm, x, shape, params: any, affine, y: any, summands: any });
+    kernels.push(Kernel::Forward { norm, x, shape, params: own, affine, y: none, summands: none });
     let (shape, gradients) = Shape::backward(4096, x, gradients, capability(arch));
-    kernels.push(Kernel::Backward { norm, x, shape, params: any, dy: any, others: any, gradients });
-    kernels.push(Kernel::Backward { norm: Norm::Llama, x, shape, params: own, dy: own, others: own, gradients });
+    for (norm, types) in [(norm, any), (Norm::Llama, own)] {
+        kernels.push(Kernel::Backward { norm, x, shape, params: types, affine, dy: types, others: types, gradients });
+    }
     let mut seen = HashSet::new();
     kernels.retain(|kernel| seen.insert(*kernel));
     kernels

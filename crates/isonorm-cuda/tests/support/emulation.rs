@@ -24,19 +24,8 @@ pub(crate) struct Emulation {
 }
 
 impl Emulation {
-    /// Compiles `kernels`, or loads what was compiled from the same text.
     pub(crate) fn new(kernels: Vec<Kernel>) -> Self {
-        let program = program(&kernels);
-        let mut hasher = DefaultHasher::new();
-        (&program, HEADERS, CUDA, CONVERT, FLAGS, SOURCES).hash(&mut hasher);
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kernels-{:016x}", hasher.finish()));
-        let library = folder.join("kernels.so");
-        if !library.exists() {
-            compile(&program, &folder, &library);
-        }
-        // SAFETY: the library has no initializers but those of the C++ runtime.
-        let library = unsafe { Library::new(&library) }.expect("the compiled kernels can be loaded");
-        Emulation { library, kernels }
+        Emulation { library: library(&program(&kernels)), kernels }
     }
 
     pub(crate) fn kernels(&self) -> &[Kernel] {
@@ -58,6 +47,19 @@ impl Emulation {
         // SAFETY: the arguments are those of the kernel's source; the tests lay out what they point to.
         unsafe { run(std::ptr::from_ref(args).cast(), blocks, threads, cluster) };
     }
+}
+
+/// Compiles a program, or loads what was compiled from the same text.
+fn library(program: &str) -> Library {
+    let mut hasher = DefaultHasher::new();
+    (program, HEADERS, CUDA, CONVERT, FLAGS, SOURCES).hash(&mut hasher);
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kernels-{:016x}", hasher.finish()));
+    let library = folder.join("kernels.so");
+    if !library.exists() {
+        compile(program, &folder, &library);
+    }
+    // SAFETY: the library has no initializers but those of the C++ runtime.
+    unsafe { Library::new(&library) }.expect("the compiled kernels can be loaded")
 }
 
 /// One translation unit with all kernels.
@@ -82,6 +84,40 @@ fn program(kernels: &[Kernel]) -> String {
         }
     }
     text
+}
+
+/// The functions of `convert.cuh`, on a CPU.
+pub(crate) struct Conversions(Library);
+
+impl Conversions {
+    pub(crate) fn new() -> Self {
+        let mut text = String::from("#include \"cuda.hpp\"\n#include \"convert.cuh\"\n");
+        for (to, name, from) in [
+            ("float", "widen_f16", "unsigned short"),
+            ("unsigned short", "narrow_f16", "float"),
+            ("unsigned short", "narrow_bf16", "float"),
+        ] {
+            writeln!(text, "extern \"C\" {to} run_{name}({from} x) {{ return isonorm::{name}(x); }}")
+                .expect("a string takes text");
+        }
+        Conversions(library(&text))
+    }
+
+    pub(crate) fn widen_f16(&self) -> impl Fn(u16) -> f32 {
+        // SAFETY: `new` defines the function with this signature, and `self` lives as long.
+        let run = *unsafe { self.0.get::<unsafe extern "C" fn(u16) -> f32>(b"run_widen_f16") }.expect("it is there");
+        // SAFETY: it takes any value.
+        move |x| unsafe { run(x) }
+    }
+
+    /// `narrow_f16` or `narrow_bf16`.
+    pub(crate) fn narrow(&self, name: &str) -> impl Fn(f32) -> u16 {
+        let symbol = format!("run_{name}");
+        // SAFETY: as above.
+        let run = *unsafe { self.0.get::<unsafe extern "C" fn(f32) -> u16>(symbol.as_bytes()) }.expect("it is there");
+        // SAFETY: as above.
+        move |x| unsafe { run(x) }
+    }
 }
 
 /// In a folder of its own, which gets its name when everything is there: other processes may do the same.
