@@ -5,8 +5,8 @@
 
 namespace isonorm {
 
-// Lines of `length` elements, each `repeat` of which belong to a channel: the samples where channels come first, and where
-// they come last the positions of all samples, `per_sample` of each.
+// Lines of `length` elements, each `repeat` of which belong to a channel: the samples where channels come first, and
+// where they come last the positions of all samples, `per_sample` of each.
 struct Lines {
     i64 lines;
     i64 length;

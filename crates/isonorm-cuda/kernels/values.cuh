@@ -1,5 +1,5 @@
-// What the elements of a channel need, of all channels: each kind of value side by side, so that vectors of channels are
-// read as vectors.
+// What the elements of a channel need, of all channels: each kind of value side by side, so that vectors of channels
+// are read as vectors.
 //
 //     x_hat = ((x * scale - mean) - delta) * inv
 //     y     = fma(x_hat, weight, bias)
