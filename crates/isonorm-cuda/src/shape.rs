@@ -14,8 +14,8 @@ const MAX_WARPS: usize = 16;
 const FULL_WARPS: usize = 8;
 
 /// Blocks of a cluster, at most, and the architecture from which there are clusters.
-const MAX_BLOCKS: usize = 8;
-const CLUSTERS: (i32, i32) = (9, 0);
+pub(crate) const MAX_BLOCKS: usize = 8;
+pub(crate) const CLUSTERS: (i32, i32) = (9, 0);
 
 /// Warps that share a row that is read again, each with this many pieces at most: their sums take the registers.
 const LONG_WARPS: usize = 8;

@@ -104,7 +104,10 @@ fn plane_kernels(x: DType, arch: &str, storages: &[Storage]) -> Vec<Kernel> {
     let own = Storage::Of(x);
     let compute = if x == DType::F64 { x } else { DType::F32 };
     let mut kernels = vec![PlaneKernel::Evaluate { compute }, PlaneKernel::Instances { compute }];
-    kernels.extend([PlaneKernel::SideMoments { x }, PlaneKernel::SideCorrelate { x }]);
+    for channels in [64, 4096] {
+        let launch = ChannelLaunch::side_by_side([64, channels, 49], x, capability);
+        kernels.extend([launch.moments(x), launch.correlate(x, own)]);
+    }
     for storage in storages.iter().copied() {
         kernels.push(PlaneKernel::Apply { compute, x: storage, y: storage });
         kernels.push(PlaneKernel::Gradients { x, dy: storage, dx: storage });
@@ -116,9 +119,8 @@ fn plane_kernels(x: DType, arch: &str, storages: &[Storage]) -> Vec<Kernel> {
         kernels.push(PlaneKernel::GroupForward { x, shape: whole(Shape::forward(hidden, x, capability)), y: own });
         kernels.push(PlaneKernel::GroupBackward { x, shape: whole(backward(hidden)), dy: own, dx: own });
         let samples = if hidden == 4096 { 32 } else { 2 };
-        let shape = ChannelLaunch::new(samples, hidden, x).expect("planes fit").shape;
-        kernels.push(PlaneKernel::Moments { x, shape });
-        kernels.push(PlaneKernel::Correlate { x, shape, dy: own });
+        let launch = ChannelLaunch::new([samples, 64, hidden], x, capability).expect("planes fit");
+        kernels.extend([launch.moments(x), launch.correlate(x, own)]);
     }
     kernels.into_iter().map(Kernel::Planes).collect()
 }
