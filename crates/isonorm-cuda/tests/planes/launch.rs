@@ -286,7 +286,7 @@ impl Work<'_> {
             let shared = if storage == Storage::Any { 2 } else { 1 };
             let (shape, launch) = self.choose(storage, None, |shape| ChannelLaunch::in_shape(shape, sizes, x, shared));
             // Planes of a part of a warp are shared by blocks too.
-            let is_small = shape == shapes(call.x.dtype())[0] && self.gpu.choice % 2 == 1;
+            let is_small = shape == shapes(call.x.dtype())[0] && self.gpu.choice % 8 == 4;
             if is_small { ChannelLaunch::in_shape(shape, sizes, x, 3).unwrap_or(launch) } else { launch }
         };
         let channels = Channels {
