@@ -10,8 +10,8 @@
 
 namespace isonorm {
 
-// What all calls over channels have in common. Where the team of a plane is one warp or less, planes lie side by side in
-// a block.
+// What all calls over channels have in common. Where the team of a plane is one warp or less, planes lie side by side
+// in a block.
 struct Channels {
     i64 samples;
     i64 channels;
@@ -101,8 +101,8 @@ template <class S> struct Channel {
         to.read(team, piece, channels.spatial, from, sample * from.sample + number * from.channel);
     }
 
-    // Calls `visit(n, is_own)` for the planes of the thread's team among those of `count` samples. A team without one goes
-    // along with another's: all come as often.
+    // Calls `visit(n, is_own)` for the planes of the thread's team among those of `count` samples. A team without one
+    // goes along with another's: all come as often.
     template <class Visit> __device__ __forceinline__ void each_plane(i64 count, const Visit& visit) const {
 #pragma unroll 1
         for (i64 i = 0; i < count; i += teams()) {

@@ -1,4 +1,5 @@
-// BatchNorm in training: the statistics of each channel, under the range rule, and what follows from them. As moments.rs.
+// BatchNorm in training: the statistics of each channel, under the range rule, and what follows from them. As
+// moments.rs.
 #pragma once
 
 #include "channels.cuh"

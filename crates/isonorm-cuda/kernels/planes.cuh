@@ -27,7 +27,8 @@ template <int V> struct Span {
     int count;
 
     __device__ Span(i64 at, int count, i64 spatial)
-        : at(at), spatial(int(spatial)), channel(int(at / spatial)), position(int(at - channel * spatial)), count(count) {}
+        : at(at), spatial(int(spatial)), channel(int(at / spatial)), position(int(at - channel * spatial)),
+          count(count) {}
 
     __device__ bool is_of_one_channel() const { return position + count <= spatial; }
 
@@ -53,8 +54,8 @@ template <class E, class C> __device__ __forceinline__ Held<E, C> element(const 
     }
 }
 
-// The elements of a span, of a row of channels that begins `start` elements after the tensor's first one. IS_WHOLE: it is
-// known that channels lie one after the other, all elements exist and are aligned.
+// The elements of a span, of a row of channels that begins `start` elements after the tensor's first one. IS_WHOLE: it
+// is known that channels lie one after the other, all elements exist and are aligned.
 template <class E, class C, bool IS_WHOLE = false, int V>
 __device__ __forceinline__ Packed<Held<E, C>, V> read(const Planes& from, i64 start, const Span<V>& span) {
     if constexpr (!Same<E, Any>::VALUE) {

@@ -1,9 +1,9 @@
 // The sums of channels.cuh where channels lie side by side: a block owns V of them, 16 bytes.
 //
-// A thread owns one lane of a leaf of V planes and takes its steps; a warp owns the leaf. Where planes have at most half
-// as many positions as there are lanes, a warp has several samples' planes. A round's leaves meet in shared memory, where
-// each warp takes one or two of the V * N sums: the tree over leaves, the fold over lanes, and, when CHUNK samples have
-// scalars, these in batch order.
+// A thread owns one lane of a leaf of V planes and takes its steps; a warp owns the leaf. Where planes have at most
+// half as many positions as there are lanes, a warp has several samples' planes. A round's leaves meet in shared
+// memory, where each warp takes one or two of the V * N sums: the tree over leaves, the fold over lanes, and, when
+// CHUNK samples have scalars, these in batch order.
 #pragma once
 
 #include "correlate.cuh"
@@ -61,7 +61,8 @@ template <class X> struct Side {
 
     // The vector of a sample's position.
     __device__ __forceinline__ Packed<X, V> read(const Planes& from, i64 sample, i64 at) const {
-        return isonorm::read<X, V>(static_cast<const X*>(from.data) + sample * from.sample + at * from.position + first, count);
+        const X* channels = static_cast<const X*>(from.data) + first;
+        return isonorm::read<X, V>(channels + sample * from.sample + at * from.position, count);
     }
 
     // Calls `visit(sample, part, exists)` for the planes of the thread's warp and the parts of each; `visit` brings the
@@ -118,7 +119,8 @@ template <class X> struct Side {
     }
 
   private:
-    // The warp's sums of a round, whose planes begin with number i: the tree over leaves, and with the last part the fold.
+    // The warp's sums of a round, whose planes begin with number i: the tree over leaves, and with the last part the
+    // fold.
     template <int N, int OWN>
     __device__ __forceinline__ void fold(int i, int held, i64 part, Nodes<C, OWN>& nodes) const {
         C node[OWN][BLOCK_WARPS];
@@ -231,7 +233,9 @@ template <class X> __device__ __forceinline__ Compute<X> largest(const Side<X>& 
     __syncthreads();
     C all = C(0);
     if (threadIdx.x < V) {
-        for (int i = 0; i < BLOCK_WARPS * WARP; ++i) all = Larger::of(all, side.memory.leaves[i / WARP][threadIdx.x][i % WARP]);
+        for (int i = 0; i < BLOCK_WARPS * WARP; ++i) {
+            all = Larger::of(all, side.memory.leaves[i / WARP][threadIdx.x][i % WARP]);
+        }
     }
     return all;
 }

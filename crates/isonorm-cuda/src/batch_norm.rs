@@ -19,13 +19,13 @@ use crate::walk::parameter;
 
 /// BatchNorm with its options: `isonorm::BatchNorm` on a GPU, with the same bits.
 ///
-/// Equations, shapes, dtypes and precision are its. Calls return when the work is queued on the stream. Every call needs
-/// scratch memory: [`scratch`](Self::scratch) says how much.
+/// Equations, shapes, dtypes and precision are its. Calls return when the work is queued on the stream. Every call
+/// needs scratch memory: [`scratch`](Self::scratch) says how much.
 ///
 /// # Errors
 ///
-/// An [`Error`] where lengths, types, layouts or options do not fit one another, tensors overlap, a channel has a single
-/// value in training, or CUDA fails; nothing is queued then but what was queued before CUDA failed.
+/// An [`Error`] where lengths, types, layouts or options do not fit one another, tensors overlap, a channel has a
+/// single value in training, or CUDA fails; nothing is queued then but what was queued before CUDA failed.
 ///
 /// # Example
 ///

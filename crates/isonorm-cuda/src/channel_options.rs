@@ -62,8 +62,8 @@ impl<'a> ChannelOptions<'a> {
         Ok(rules::eps(self.eps, self.eps_outside, x)?)
     }
 
-    /// For the kernels that sum over channels: of which shape, if they are not those of channels that lie `side_by_side`;
-    /// their grid, and what they are given.
+    /// For the kernels that sum over channels: of which shape, if they are not those of channels that lie
+    /// `side_by_side`; their grid, and what they are given.
     pub(crate) fn over_channels(
         &self,
         shape: &PlaneShape,

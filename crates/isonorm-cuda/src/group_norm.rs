@@ -130,8 +130,8 @@ impl<'a> GroupNorm<'a> {
         })
     }
 
-    /// Elements of the compute type that [`PlaneBackwardIo::scratch`] needs for gradients of the parameters over `samples`
-    /// samples, where statistics are not given.
+    /// Elements of the compute type that [`PlaneBackwardIo::scratch`] needs for gradients of the parameters over
+    /// `samples` samples, where statistics are not given.
     pub fn scratch(&self, samples: usize) -> usize {
         STATS * samples * self.groups
     }

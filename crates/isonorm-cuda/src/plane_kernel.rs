@@ -148,8 +148,8 @@ const WARPS: usize = 8;
 const CHANNEL_BLOCK: usize = 32 * WARPS;
 
 impl ChannelLaunch {
-    /// For planes of `spatial` elements of `dtype`: with a part of a warp for each, a warp, or where there are fewer planes
-    /// than warps all of these. `None` where planes are too long.
+    /// For planes of `spatial` elements of `dtype`: with a part of a warp for each, a warp, or where there are fewer
+    /// planes than warps all of these. `None` where planes are too long.
     pub fn new(samples: usize, spatial: usize, dtype: DType) -> Option<Self> {
         let (whole, leaves) = (16 / dtype.size(), spatial.div_ceil(LEAF).max(1));
         let groups = leaves.next_power_of_two().min(whole);

@@ -1,5 +1,5 @@
-//! BatchNorm, GroupNorm and InstanceNorm from options to bits: checks, kernels, launches. Driver and compiler are emulated;
-//! bits are the core's.
+//! BatchNorm, GroupNorm and InstanceNorm from options to bits: checks, kernels, launches. Driver and compiler are
+//! emulated; bits are the core's.
 #![allow(dead_code, unsafe_code)] // of what is shared with the core's tests; an overlap
 
 #[path = "../../isonorm/tests/channels/call.rs"]

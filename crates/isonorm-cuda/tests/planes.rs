@@ -1,5 +1,5 @@
-//! The kernels of BatchNorm, GroupNorm and InstanceNorm, run on the CPU: the stored bits of `spec/golden`, and the core's
-//! for any shape, layout, type and launch.
+//! The kernels of BatchNorm, GroupNorm and InstanceNorm, run on the CPU: the stored bits of `spec/golden`, and the
+//! core's for any shape, layout, type and launch.
 #![allow(dead_code)] // of what is shared with the core's tests
 
 #[path = "../../isonorm/tests/channels/call.rs"]
