@@ -35,12 +35,12 @@ template <class S> __device__ __forceinline__ i64 measured(const Rows& rows) {
 
 // What is known of a call's parameters when its kernel is compiled: nothing; that there is a weight, without an offset,
 // and no bias; that there are such a weight and a bias.
-enum Affine : int { OPEN = 0, WEIGHT = 1, BOTH = 2 };
+enum class Affine { OPEN, WEIGHT, BOTH };
 
 // The storage type of weight and bias, and what is known of them.
-template <class E, int AFFINE_> struct Params {
+template <class E, Affine AFFINE_> struct Params {
     using T = E;
-    static constexpr int AFFINE = AFFINE_;
+    static constexpr Affine AFFINE = AFFINE_;
 };
 
 // The weight of V elements, with its offset: 1 where there is none.
@@ -48,14 +48,14 @@ template <class S, class P>
 __device__ __forceinline__ void load_weight(const Rows& rows, const Tensor& weight, i64 at, int count,
                                             typename S::C (&w)[S::V]) {
     using C = typename S::C;
-    if (P::AFFINE == OPEN && weight.dtype == NONE) {
+    if (P::AFFINE == Affine::OPEN && weight.dtype == NONE) {
 #pragma unroll
         for (int e = 0; e < S::V; ++e) w[e] = C(1);
         return;
     }
     load<typename P::T, S::V, S::IS_WHOLE>(weight, at, count, w);
     const C offset = C(rows.weight_offset);
-    if (P::AFFINE == OPEN && offset != C(0)) {
+    if (P::AFFINE == Affine::OPEN && offset != C(0)) {
 #pragma unroll
         for (int e = 0; e < S::V; ++e) w[e] = add(w[e], offset);
     }
@@ -64,7 +64,7 @@ __device__ __forceinline__ void load_weight(const Rows& rows, const Tensor& weig
 // The bias of V elements: -0, as if it were not added, where there is none.
 template <class S, class P>
 __device__ __forceinline__ void load_bias(const Tensor& bias, i64 at, int count, typename S::C (&b)[S::V]) {
-    if (P::AFFINE == BOTH || (P::AFFINE == OPEN && bias.dtype != NONE)) {
+    if (P::AFFINE == Affine::BOTH || (P::AFFINE == Affine::OPEN && bias.dtype != NONE)) {
         load<typename P::T, S::V, S::IS_WHOLE>(bias, at, count, b);
     } else {
 #pragma unroll
