@@ -1,7 +1,7 @@
 // See forward.cu.
 #include "correlate.cuh"
 
-extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_constant__ isonorm::Correlate args) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) KERNEL(const __grid_constant__ isonorm::Correlate args) {
     using namespace isonorm;
     correlate<INSTANCE>(args);
 }

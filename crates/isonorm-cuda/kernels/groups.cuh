@@ -73,7 +73,7 @@ template <class S, class Y> __device__ __forceinline__ void forward_groups(const
                 load_param(args.bias, row.channel, span, -C(0), b); // -0: as if it were not added
 #pragma unroll
                 for (int e = 0; e < S::V; ++e) w[e] = fused(LayerNorm::x_hat(x.get(k, s, e), stats), w[e], b[e]);
-                write<Y>(args.y, row.start(args.y), span, w);
+                write<Y, S::IS_WHOLE>(args.y, row.start(args.y), span, w);
             });
         });
     }
@@ -146,7 +146,7 @@ template <class S, class D, class O> __device__ __forceinline__ void backward_gr
                     const C d = fused(-LayerNorm::x_hat(x.get(k, s, e), stats), c2, sub(g[e], c1));
                     g[e] = rounded<typename S::T>(mul(mul(d, stats.inv), stats.scale));
                 }
-                write<O>(args.dx, row.start(args.dx), span, g);
+                write<O, S::IS_WHOLE>(args.dx, row.start(args.dx), span, g);
             });
         });
     }

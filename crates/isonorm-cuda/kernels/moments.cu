@@ -1,7 +1,7 @@
 // See forward.cu.
 #include "moments.cuh"
 
-extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_constant__ isonorm::Moments args) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) KERNEL(const __grid_constant__ isonorm::Moments args) {
     using namespace isonorm;
     moments<INSTANCE>(args);
 }

@@ -53,11 +53,13 @@ template <class E, class C> __device__ __forceinline__ Held<E, C> element(const 
     }
 }
 
-// The elements of a span, of a row of channels that begins `start` elements after the tensor's first one.
-template <class E, class C, int V>
+// The elements of a span, of a row of channels that begins `start` elements after the tensor's first one. IS_WHOLE: it is
+// known that channels lie one after the other, all elements exist and are aligned.
+template <class E, class C, bool IS_WHOLE = false, int V>
 __device__ __forceinline__ Packed<Held<E, C>, V> read(const Planes& from, i64 start, const Span<V>& span) {
     if constexpr (!Same<E, Any>::VALUE) {
-        if (from.is_row(span.spatial)) return read<E, V>(static_cast<const E*>(from.data) + start + span.at, span.count);
+        const E* at = static_cast<const E*>(from.data) + start + span.at;
+        if (IS_WHOLE || from.is_row(span.spatial)) return read<E, V, IS_WHOLE>(at, span.count);
     }
     Packed<Held<E, C>, V> packed{};
     span.each([&](int e, int channel, int position) {
@@ -78,10 +80,11 @@ __device__ __forceinline__ Packed<Held<E, C>, V> read_plane(const Planes& from, 
 }
 
 // The other way, each value rounded once.
-template <class E, int V, class C>
+template <class E, bool IS_WHOLE = false, int V, class C>
 __device__ __forceinline__ void write(const Planes& to, i64 start, const Span<V>& span, const C (&v)[V]) {
     if constexpr (!Same<E, Any>::VALUE) {
-        if (to.is_row(span.spatial)) return write<E, V>(static_cast<E*>(to.data) + start + span.at, span.count, v);
+        E* at = static_cast<E*>(to.data) + start + span.at;
+        if (IS_WHOLE || to.is_row(span.spatial)) return write<E, V, IS_WHOLE>(at, span.count, v);
     }
     span.each([&](int e, int channel, int position) {
         const i64 at = start + channel * to.channel + position * to.position;
@@ -108,7 +111,7 @@ template <class S, class E> struct PlanePiece : Piece<S, Held<E, typename S::C>>
     __device__ __forceinline__ void read(const Team<S>& team, i64 piece, i64 len, const Planes& from, i64 start,
                                          i64 spatial) {
         each_vector(team, piece, len, [&](int k, int s, i64 at, int count) {
-            this->vectors[k][s] = isonorm::read<E, C>(from, start, Span<S::V>(at, count, spatial));
+            this->vectors[k][s] = isonorm::read<E, C, S::IS_WHOLE>(from, start, Span<S::V>(at, count, spatial));
         });
     }
 

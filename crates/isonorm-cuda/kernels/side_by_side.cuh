@@ -60,16 +60,8 @@ template <class X> struct Side {
     }
 
     // The vector of a sample's position.
-    template <class E>
-    __device__ __forceinline__ Packed<Held<E, C>, V> read(const Planes& from, i64 sample, i64 at) const {
-        const i64 start = sample * from.sample + at * from.position + first;
-        if constexpr (Same<E, Any>::VALUE) {
-            Packed<C, V> packed{};
-            each_element<V>(count, [&](int e) { packed.put(e, element<E, C>(from, start + e)); });
-            return packed;
-        } else {
-            return isonorm::read<E, V>(static_cast<const E*>(from.data) + start, count);
-        }
+    __device__ __forceinline__ Packed<X, V> read(const Planes& from, i64 sample, i64 at) const {
+        return isonorm::read<X, V>(static_cast<const X*>(from.data) + sample * from.sample + at * from.position + first, count);
     }
 
     // Calls `visit(sample, part, exists)` for the planes of the thread's warp and the parts of each; `visit` brings the
@@ -181,7 +173,7 @@ template <class X> __device__ __forceinline__ void measure(const Side<X>& side, 
     const int own = int(threadIdx.x); // channel of one of the first V threads
     Packed<X, V> x[STEPS];
     C mean[V], scale[V];
-    const auto load = [&](int s, i64 sample, i64 at) { x[s] = side.template read<X>(from, sample, at); };
+    const auto load = [&](int s, i64 sample, i64 at) { x[s] = side.read(from, sample, at); };
     if (own < V) side.memory.stats[own] = Stats<C>{C(0), C(0), C(0), C(0), C(1)};
 #pragma unroll 1
     for (bool is_second = false;; is_second = true) {
@@ -229,7 +221,7 @@ template <class X> __device__ __forceinline__ Compute<X> largest(const Side<X>& 
         const int held = n + CHUNK < side.channels.samples ? CHUNK : int(side.channels.samples - n);
         side.each_part(n, held, [&](int, i64 part, i64 sample, bool exists) {
             side.each_step(part, exists, [&](int, i64 at) {
-                const Packed<X, V> x = side.template read<X>(from, sample, at);
+                const Packed<X, V> x = side.read(from, sample, at);
 #pragma unroll
                 for (int e = 0; e < V; ++e) max[e] = Larger::of(max[e], x.get(e) < C(0) ? -x.get(e) : x.get(e));
             });
@@ -252,19 +244,19 @@ template <class X> __device__ __forceinline__ void moments_side_by_side(const Mo
     if (int(threadIdx.x) < side.count) settle(args, side.first + threadIdx.x, memory.stats[threadIdx.x]);
 }
 
-// D is dy's storage type.
-template <class X, class D> __device__ __forceinline__ void correlate_side_by_side(const Correlate& args) {
+// dy has x's storage type.
+template <class X> __device__ __forceinline__ void correlate_side_by_side(const Correlate& args) {
     using C = Compute<X>;
     constexpr int V = Side<X>::V;
     __shared__ SideMemory<C, V> memory;
     const Side<X> side(args.channels, memory);
     Packed<X, V> x[STEPS];
-    Packed<Held<D, C>, V> dy[STEPS];
+    Packed<X, V> dy[STEPS];
     Stats<C> stats[V]{};
     i64 known = -1; // the sample whose statistics they are
     const auto load = [&](int s, i64 sample, i64 at) {
-        x[s] = side.template read<X>(args.x, sample, at);
-        dy[s] = side.template read<D>(args.dy, sample, at);
+        x[s] = side.read(args.x, sample, at);
+        dy[s] = side.read(args.dy, sample, at);
         if (sample == known || (known >= 0 && args.groups == 0)) return;
         known = sample;
         each_element<V>(side.count, [&](int e) {

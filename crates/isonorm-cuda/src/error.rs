@@ -110,7 +110,7 @@ pub enum Error {
         other: &'static str,
     },
     /// Less scratch memory than a call needs.
-    #[error("scratch has {found} elements, expected at least {expected}, as `RowNorm::scratch` says")]
+    #[error("scratch has {found} elements, expected at least {expected}, as the norm's `scratch` says")]
     Scratch {
         /// Its elements.
         found: usize,

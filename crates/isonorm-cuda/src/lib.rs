@@ -1,6 +1,7 @@
 //! The norms of crate [`isonorm`] on NVIDIA GPUs from Ampere on: the same bits, by CUDA kernels.
 //!
-//! [`RowNorm`] is RMSNorm or LayerNorm, of [`Rows`] in device memory, on a [`Stream`] of a [`Device`]. Memory and streams
+//! [`RowNorm`] is RMSNorm or LayerNorm, of [`Rows`] in device memory, on a [`Stream`] of a [`Device`]; [`BatchNorm`] and
+//! [`GroupNorm`], which is InstanceNorm too, are of [`Planes`]. Memory and streams
 //! may be the caller's: [`Slice::from_raw`], [`Stream::from_raw`].
 //!
 //! The kernels are CUDA C++ (`kernels/`), embedded here and compiled when first used, by NVRTC, which is found at run time
@@ -13,10 +14,13 @@
 //! have run: the first call of a kind compiles.
 
 mod args;
+mod batch_norm;
 mod cache;
+mod channel_options;
 mod device;
 mod driver;
 mod error;
+mod group_norm;
 mod io;
 mod kernel;
 mod launch;
@@ -24,17 +28,23 @@ mod memory;
 mod nvrtc;
 mod plane_args;
 mod plane_kernel;
+mod planes;
 mod row_backward;
 mod row_norm;
+mod running;
 mod shape;
 mod walk;
 
+pub use batch_norm::BatchNorm;
 pub use device::{Buffer, Device, Stream};
 pub use error::Error;
+pub use group_norm::GroupNorm;
 pub use io::{BackwardIo, Io};
 pub use memory::{Rows, RowsMut, Slice, SliceMut};
 pub use nvrtc::Nvrtc;
+pub use planes::{PlaneBackwardIo, PlaneIo, Planes, PlanesMut};
 pub use row_norm::RowNorm;
+pub use running::Running;
 
 /// The kernels themselves: their sources, which there are, and what they take. For tests and other hosts.
 pub mod kernels {

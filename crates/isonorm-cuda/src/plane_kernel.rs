@@ -52,10 +52,8 @@ pub enum PlaneKernel {
     },
     /// [`Correlate`](Self::Correlate) where channels lie side by side.
     SideCorrelate {
-        /// x's type.
+        /// x's type, and dy's.
         x: DType,
-        /// dy.
-        dy: Storage,
     },
     /// y from the values of channels: takes an [`Apply`](crate::kernels::Apply).
     Apply {
@@ -126,8 +124,7 @@ impl PlaneKernel {
             }
             PlaneKernel::Moments { x, shape } => shape_of(shape, x),
             PlaneKernel::Correlate { x, shape, dy } => format!("{}, {}", shape_of(shape, x), cpp(dy)),
-            PlaneKernel::SideMoments { x } => own(x).into(),
-            PlaneKernel::SideCorrelate { x, dy } => format!("{}, {}", own(x), cpp(dy)),
+            PlaneKernel::SideMoments { x } | PlaneKernel::SideCorrelate { x } => own(x).into(),
             PlaneKernel::Apply { compute, x, y } => format!("{}, {}, {}", own(compute), cpp(x), cpp(y)),
             PlaneKernel::Gradients { x, dy, dx } => format!("{}, {}, {}", own(x), cpp(dy), cpp(dx)),
             PlaneKernel::Evaluate { compute } | PlaneKernel::Instances { compute } => own(compute).into(),

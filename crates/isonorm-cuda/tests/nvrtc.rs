@@ -104,11 +104,10 @@ fn plane_kernels(x: DType, capability: (i32, i32)) -> Vec<PlaneKernel> {
     let (own, any) = (Storage::Of(x), Storage::Any);
     let compute = if x == DType::F64 { x } else { DType::F32 };
     let mut kernels = vec![PlaneKernel::Evaluate { compute }, PlaneKernel::Instances { compute }];
-    kernels.push(PlaneKernel::SideMoments { x });
+    kernels.extend([PlaneKernel::SideMoments { x }, PlaneKernel::SideCorrelate { x }]);
     for storage in [own, any] {
         kernels.push(PlaneKernel::Apply { compute, x: storage, y: storage });
         kernels.push(PlaneKernel::Gradients { x, dy: storage, dx: storage });
-        kernels.push(PlaneKernel::SideCorrelate { x, dy: storage });
         let shape = backward(4096);
         kernels.push(PlaneKernel::GroupBackward { x, shape, dy: storage, dx: storage });
     }

@@ -104,7 +104,7 @@ fn norms(shape: Channels) -> Vec<(Norm, usize)> {
 }
 
 /// At the edges of vectors, leaves, warps and blocks.
-const SHAPES: [(usize, usize, usize); 15] = [
+const SHAPES: [(usize, usize, usize); 16] = [
     (2, 1, 1),
     (1, 3, 2),
     (17, 12, 1),
@@ -120,6 +120,7 @@ const SHAPES: [(usize, usize, usize); 15] = [
     (2, 2, 3136),
     (1, 1, 9000),
     (514, 1, 2),
+    (2, 8, 256),
 ];
 
 fn any_shape(dtype: DType) {

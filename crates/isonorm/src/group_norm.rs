@@ -10,6 +10,7 @@ use crate::groups::GroupsJob;
 use crate::isa::float_env::FloatEnv;
 use crate::params::Params;
 use crate::planes::{PlaneIo, Planes, PlanesMut, Shape};
+use crate::rules::check_groups;
 use crate::slice::{Slice, SliceMut};
 use crate::stats::{EpsOption, Stats};
 use crate::threads::{self, Cpu, Job};
@@ -152,7 +153,7 @@ impl<'a> GroupNorm<'a> {
     /// In place, saving statistics: whatever `io` says.
     pub fn apply(&self, io: PlaneIo<'_>) -> Result<(), Error> {
         let (groups, channels, dtype) = (self.groups, self.channels, io.dtype());
-        self.check_groups()?;
+        check_groups(groups, channels)?;
         let shape = io.shape(channels)?;
         self.params.check(channels, "channel", dtype)?;
         io.check_stats(shape.samples * groups, "group of each sample")?;
@@ -189,18 +190,12 @@ impl<'a> GroupNorm<'a> {
     /// An [`Error`] where lengths, types, layouts or options do not fit one another; nothing is written then.
     pub fn backward(&self, io: PlaneBackwardIo<'_>) -> Result<(), Error> {
         let (groups, channels, dtype) = (self.groups, self.channels, io.dtype());
-        self.check_groups()?;
+        check_groups(groups, channels)?;
         let shape = io.shape(channels)?;
         self.params.check(channels, "channel", dtype)?;
         io.check(channels, shape.samples * groups, "group of each sample")?;
         io.check_partial(channels, shape.samples)?;
         with_element!(dtype, T => self.backward_typed::<T>(shape, io))
-    }
-
-    fn check_groups(&self) -> Result<(), Error> {
-        let GroupNorm { groups, channels, .. } = *self;
-        let is_divisor = groups <= channels && channels.checked_rem(groups).unwrap_or(channels) == 0;
-        if is_divisor { Ok(()) } else { Err(Error::Groups { groups, channels }) }
     }
 
     /// What a call computes, with a stream where nothing is done in place.

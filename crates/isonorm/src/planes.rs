@@ -24,11 +24,15 @@ pub struct PlanesMut<'a> {
     pub(crate) layout: Layout,
 }
 
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Layout {
-    channels: usize,
-    spatial: usize,
-    last: bool,
+/// Channels and positions of a sample, and which are innermost in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Of a sample.
+    pub channels: usize,
+    /// Positions of a channel.
+    pub spatial: usize,
+    /// Whether channels lie side by side.
+    pub last: bool,
 }
 
 impl<'a> Planes<'a> {
@@ -115,7 +119,7 @@ impl<'a> PlaneIo<'a> {
 }
 
 /// The type and number of saved statistics, for an x of type `x`.
-pub(crate) fn check_saved(
+pub fn check_saved(
     x: DType,
     (found_type, found): (DType, usize),
     expected: usize,
@@ -133,16 +137,20 @@ pub(crate) fn check_saved(
 
 /// The logical shape of a call, and which axis is innermost in memory.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Shape {
-    pub(crate) samples: usize,
-    pub(crate) channels: usize,
-    pub(crate) spatial: usize,
+pub struct Shape {
+    /// How many.
+    pub samples: usize,
+    /// Of a sample.
+    pub channels: usize,
+    /// Positions of a channel.
+    pub spatial: usize,
     /// Whether channels lie side by side.
-    pub(crate) last: bool,
+    pub last: bool,
 }
 
 impl Shape {
-    pub(crate) fn new(name: &'static str, layout: Layout, len: usize, channels: usize) -> Result<Self, Error> {
+    /// Of a tensor of `len` elements, for a norm of `channels` channels.
+    pub fn new(name: &'static str, layout: Layout, len: usize, channels: usize) -> Result<Self, Error> {
         let size = layout.channels.saturating_mul(layout.spatial);
         if size == 0 && len > 0 {
             return Err(Error::Zero { name: if layout.channels == 0 { "channels" } else { "spatial" } });
@@ -160,7 +168,7 @@ impl Shape {
     }
 
     /// Refuses a tensor whose shape or layout is not x's.
-    pub(crate) fn check_same(&self, x: Layout, name: &'static str, layout: Layout, len: usize) -> Result<(), Error> {
+    pub fn check_same(&self, x: Layout, name: &'static str, layout: Layout, len: usize) -> Result<(), Error> {
         let other = Shape::new(name, layout, len, self.channels)?;
         if other.lens() != self.lens() {
             let (expected, found) = (self.lens().to_vec(), other.lens().to_vec());
@@ -185,11 +193,12 @@ impl Shape {
     }
 
     /// Values of one channel over all samples.
-    pub(crate) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.samples * self.spatial
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
         self.samples == 0 || self.channels == 0 || self.spatial == 0
     }
 

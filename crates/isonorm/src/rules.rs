@@ -3,10 +3,12 @@
 
 pub use crate::grid::{Grid, Sequence, Tensor, Walk, Walks};
 pub use crate::params::{Kind, check_param, check_params, check_partial, check_type};
+pub use crate::planes::{Layout as PlaneLayout, Shape as PlaneShape, check_saved};
 pub use crate::rows::Layout;
 
 use crate::element::{Compute, DType, Element, with_element};
 use crate::error::Error;
+use crate::running::Update;
 use crate::stats::EpsOption;
 
 /// The type in which an x of type `x` is computed.
@@ -23,4 +25,16 @@ pub fn eps(value: f64, outside: bool, x: DType) -> Result<f64, Error> {
 /// Any other option, rounded to it.
 pub fn rounded(value: f64, x: DType) -> f64 {
     with_element!(x, T => <T as Element>::Compute::from_f64(value).to_f64())
+}
+
+/// The share of a batch in running statistics, rounded to the compute type of x.
+pub fn momentum(value: f64, x: DType) -> Result<f64, Error> {
+    with_element!(x, T => Update::<<T as Element>::Compute>::new(value, 2, false).map(drop))?;
+    Ok(rounded(value, x))
+}
+
+/// Refuses groups that do not divide the channels.
+pub fn check_groups(groups: usize, channels: usize) -> Result<(), Error> {
+    let is_divisor = groups <= channels && channels.checked_rem(groups).unwrap_or(channels) == 0;
+    if is_divisor { Ok(()) } else { Err(Error::Groups { groups, channels }) }
 }

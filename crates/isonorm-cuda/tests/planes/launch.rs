@@ -27,6 +27,11 @@ fn shapes(x: DType) -> [Shape; 4] {
     [shape(1, 1, false), shape(whole, 8, false), shape(whole, 1, true), shape(whole, 8, true)]
 }
 
+/// Rows without a question about what exists.
+fn whole(x: DType) -> Shape {
+    Shape { is_whole: true, ..shapes(x)[1] }
+}
+
 /// One library for each type of x. Tensors of other types go through kernels for long rows, which do all.
 fn emulation(x: DType) -> &'static Emulation {
     static LIBRARIES: [OnceLock<Emulation>; 4] = [const { OnceLock::new() }; 4];
@@ -40,10 +45,12 @@ fn emulation(x: DType) -> &'static Emulation {
             kernels.push(PlaneKernel::GroupBackward { x: x_type, shape, dy: others, dx: others });
             kernels.push(PlaneKernel::Correlate { x: x_type, shape, dy: others });
         }
+        let shape = whole(x);
+        kernels.push(PlaneKernel::GroupForward { x: x_type, shape, y: own });
+        kernels.push(PlaneKernel::GroupBackward { x: x_type, shape, dy: own, dx: own });
         kernels.extend(shapes(x).map(|shape| PlaneKernel::Moments { x: x_type, shape }));
-        kernels.push(PlaneKernel::SideMoments { x: x_type });
+        kernels.extend([PlaneKernel::SideMoments { x: x_type }, PlaneKernel::SideCorrelate { x: x_type }]);
         for others in [own, any] {
-            kernels.push(PlaneKernel::SideCorrelate { x: x_type, dy: others });
             kernels.push(PlaneKernel::Apply { compute, x: others, y: others });
             kernels.push(PlaneKernel::Gradients { x: x_type, dy: others, dx: others });
         }
@@ -218,7 +225,11 @@ impl Work<'_> {
         let ([samples, channels, spatial], call) = (self.sizes(), self.call);
         let (per, count) = (channels / call.groups, samples * call.groups);
         let hidden = per * spatial;
-        let (shape, launch) = self.choose(storage, |shape| shape.launch(hidden, dtype(call.x.dtype())));
+        let launch = |shape: Shape| shape.launch(hidden, dtype(call.x.dtype()));
+        let whole = whole(call.x.dtype());
+        let is_whole = self.gpu.layout.strides[1..] == [spatial, 1] && self.gpu.layout.offset == 0;
+        let launch_whole = launch(whole).filter(|_| is_whole && storage != Storage::Any);
+        let (shape, launch) = launch_whole.map_or_else(|| self.choose(storage, launch), |launch| (whole, launch));
         let rows = Rows {
             eps: self.round(call.eps.value),
             eps_outside: call.eps.outside.into(),
@@ -263,7 +274,7 @@ impl Work<'_> {
             weight_offset: self.round(call.offset),
             ..channels
         };
-        if self.gpu.layout.is_last() && self.gpu.choice % 4 != 3 {
+        if self.gpu.layout.is_last() && storage == Storage::Of(x) && self.gpu.choice % 4 != 3 {
             let (blocks, threads) = ChannelLaunch::side_by_side(channels, x);
             return (None, [blocks, threads], with_options(Channels::side_by_side(self.sizes())));
         }
@@ -305,7 +316,7 @@ impl Work<'_> {
         let groups = if self.call.norm == Norm::GroupNorm { self.call.groups as i64 } else { 0 };
         let (stats, weight) = (address(saved), argument(&mut self.weight));
         let args = Correlate { channels, x, dy, groups, stats, weight, dweight, dbias, values };
-        let side = PlaneKernel::SideCorrelate { x: x_type, dy: storage };
+        let side = PlaneKernel::SideCorrelate { x: x_type };
         let kernel = shape.map_or(side, |shape| PlaneKernel::Correlate { x: x_type, shape, dy: storage });
         self.emulation.run(&Kernel::Planes(kernel), &args, blocks, threads);
     }

@@ -82,14 +82,14 @@ fn norm_of<'a>(norm: &RowNorm, hidden: usize, params: &'a Params, device: Device
 }
 
 /// A tensor's elements, which must be on the call's device.
-fn slice(device: Device, tensor: &Tensor) -> Result<Slice<'_>, Failure> {
+pub(super) fn slice(device: Device, tensor: &Tensor) -> Result<Slice<'_>, Failure> {
     device.check(tensor.device())?;
     let (data, len, dtype) = tensor.memory()?;
     // SAFETY: the memory is the tensor's, on this device; torch's allocator keeps it for this stream's work.
     Ok(unsafe { Slice::from_raw(data, len, dtype) })
 }
 
-fn slice_mut(device: Device, tensor: &mut TensorMut) -> Result<SliceMut<'_>, Failure> {
+pub(super) fn slice_mut(device: Device, tensor: &mut TensorMut) -> Result<SliceMut<'_>, Failure> {
     let found = slice(device, tensor.tensor())?;
     let (data, len, dtype) = tensor.tensor().memory()?;
     debug_assert_eq!(found.len(), len);

@@ -135,3 +135,42 @@ def test_export_for_cuda():
 def test_patch_leaves_other_devices():
     norm = torch.nn.Sequential(torch.nn.LayerNorm(64, device="meta"))
     assert "its weight is on meta" in str(isonorm.torch.patch(norm))
+
+
+@pytest.mark.parametrize("shape", [(40, 6), (3, 6, 7, 5)], ids=str)
+@pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
+def test_batch_norm(gpu, shape, last):
+    order = torch.channels_last if last and len(shape) == 4 else torch.contiguous_format
+    x, dy = [values(*shape, seed=seed).contiguous(memory_format=order) for seed in (0, 1)]
+    weight, bias = values(6, dtype=torch.float32, seed=2), values(6, dtype=torch.float32, seed=3)
+    mean, var = torch.zeros(6), torch.ones(6)
+    options = (x, weight, bias, mean, var, 0.1, 1e-5, 0.0)
+    expected = CPU.batch_norm_train(*options)
+    same(expected, gpu.batch_norm_train(*options))
+    outs = torch.empty_like(x), x.clone()
+    for i, operators in enumerate((CPU, gpu)):
+        out = outs[1] if i else outs[0]
+        running = operators.batch_norm_train.out(out if i else x, *options[1:], out=out)
+        same(expected[:1] + expected[2:], (out, *running))
+    options = (dy, x, weight, bias, expected[1], 1e-5, 0.0, True, True)
+    same(CPU.batch_norm_train_backward(*options), gpu.batch_norm_train_backward(*options))
+    options = (x, weight, bias, *expected[2:], 1e-5, 0.0)
+    same(CPU.batch_norm_eval(*options), gpu.batch_norm_eval(*options))
+    same(CPU.batch_norm_eval_backward(dy, *options, True, False), gpu.batch_norm_eval_backward(dy, *options, True, False))
+
+
+@pytest.mark.parametrize("groups", [2, 6])
+def test_group_norm(gpu, groups):
+    x, dy, weight, bias = values(3, 6, 7, 5), values(3, 6, 7, 5, seed=1), values(6, seed=2), values(6, seed=3)
+    for order in (torch.contiguous_format, torch.channels_last):
+        options = (x.contiguous(memory_format=order), weight, bias, groups, 1e-5, 0.0)
+        y, stats = expected = CPU.group_norm(*options)
+        same(expected, gpu.group_norm(*options))
+        out = torch.empty_like(x)
+        same((stats,), gpu.group_norm.out(*options, out=out))
+        same(y.contiguous(), out)
+        options = (dy, options[0], weight, bias, stats, groups, 1e-5, 0.0, True, True)
+        same(CPU.group_norm_backward(*options), gpu.group_norm_backward(*options))
+    if groups == 6:
+        options = (stats, torch.zeros(6), torch.ones(6), 0.1, 35)
+        same(CPU.instance_norm_running(*options), gpu.instance_norm_running(*options))
