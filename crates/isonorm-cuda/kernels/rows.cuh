@@ -35,12 +35,12 @@ template <class S> __device__ __forceinline__ i64 measured(const Rows& rows) {
 
 // What is known of a call's parameters when its kernel is compiled: nothing; that there is a weight, without an offset,
 // and no bias; that there are such a weight and a bias.
-enum class Affine : int { OPEN, WEIGHT, BOTH };
+enum class Affine { OPEN, WEIGHT, BOTH };
 
 // The storage type of weight and bias, and what is known of them.
-template <class E, int AFFINE_> struct Params {
+template <class E, Affine AFFINE_> struct Params {
     using T = E;
-    static constexpr Affine AFFINE = Affine(AFFINE_);
+    static constexpr Affine AFFINE = AFFINE_;
 };
 
 // The weight of V elements, with its offset: 1 where there is none.

@@ -229,7 +229,12 @@ fn class(norm: Norm) -> &'static str {
 }
 
 fn params_of(storage: Storage, affine: Affine) -> String {
-    format!("Params<{}, {}>", cpp(storage), affine as usize)
+    let known = match affine {
+        Affine::Open => "OPEN",
+        Affine::Weight => "WEIGHT",
+        Affine::Both => "BOTH",
+    };
+    format!("Params<{}, Affine::{known}>", cpp(storage))
 }
 
 pub(crate) fn shape_of(Shape { node, groups, warps, blocks, is_long, is_whole }: Shape, x: DType) -> String {
