@@ -60,18 +60,9 @@ template <class S, class D> struct Operands {
 
   private:
     __device__ __forceinline__ void read(const Team<S>& team, const Backward& args, i64 piece) {
-        const i64 hidden = args.rows.hidden, start = row_start(args.rows, args.dy, row);
-        x.read(team, piece, static_cast<const typename S::T*>(args.x.data) + row_start(args.rows, args.x, row), hidden);
-        if constexpr (Same<D, Any>::VALUE) {
-            each_vector(team, piece, hidden, [&](int k, int s, i64 at, int count) {
-                C v[S::V];
-                load<Any, S::V>(args.dy, start + at, count, v);
-                dy.vectors[k][s] = Packed<C, S::V>{};
-                dy.vectors[k][s].narrow(v);
-            });
-        } else {
-            dy.read(team, piece, static_cast<const D*>(args.dy.data) + start, hidden);
-        }
+        const Rows& rows = args.rows;
+        read_piece<typename S::T>(team, piece, args.x, row_start(rows, args.x, row), rows.hidden, x);
+        read_piece<D>(team, piece, args.dy, row_start(rows, args.dy, row), rows.hidden, dy);
     }
 };
 
@@ -127,6 +118,18 @@ template <class S, int SUMS> struct Leaf {
     }
 };
 
+// Asks for a row of dresidual, which is needed when its dx is there.
+template <class O, class S, class D>
+__device__ __forceinline__ void ask_for_residual(const Team<S>& team, const Backward& args, const Operands<S, D>& of) {
+    if constexpr (!Same<O, Any>::VALUE) {
+        if (args.dresidual.dtype == NONE) return;
+        const O* from = static_cast<const O*>(args.dresidual.data) + row_start(args.rows, args.dresidual, of.row);
+        each_vector(team, 0, args.rows.hidden, [&](int, int, i64 at, int count) {
+            if (count > 0) prefetch(from + at);
+        });
+    }
+}
+
 // dx of a row, which the leaf takes.
 template <class Norm, class O, class P, class S, class D, int SUMS>
 __device__ __forceinline__ void write_dx(const Team<S>& team, const Backward& args, Operands<S, D>& operands,
@@ -141,6 +144,8 @@ __device__ __forceinline__ void write_dx(const Team<S>& team, const Backward& ar
     const i64 dresidual_row = has_residual ? start(args.dresidual) : 0;
     team.each_piece(rows.hidden, [&](i64 piece) {
         operands.again(team, args, piece);
+        Piece<S, Held<O, C>> other;
+        if (has_residual) read_piece<O>(team, piece, args.dresidual, dresidual_row, rows.hidden, other);
         each_vector(team, piece, rows.hidden, [&](int k, int s, i64 at, int count) {
             C g[S::V];
             operands.template gradients<Norm, P>(args, k, s, at, count, g);
@@ -156,10 +161,8 @@ __device__ __forceinline__ void write_dx(const Team<S>& team, const Backward& ar
             // One type in all tensors: the store rounds.
             if (has_residual || !Same<O, X>::VALUE) round_to<X>(g);
             if (has_residual) {
-                C other[S::V];
-                load<O, S::V, S::IS_WHOLE>(args.dresidual, dresidual_row + at, count, other);
 #pragma unroll
-                for (int e = 0; e < S::V; ++e) g[e] = add(g[e], other[e]);
+                for (int e = 0; e < S::V; ++e) g[e] = add(g[e], other.get(k, s, e));
                 if (!Same<O, X>::VALUE) round_to<X>(g);
             }
             store<O, S::V, S::IS_WHOLE>(args.dx, dx_row + at, count, g);
@@ -192,7 +195,10 @@ __device__ __forceinline__ void backward(const Backward& args) {
     for (i64 i = 0; i < count; ++i) {
         if constexpr (IS_AHEAD) {
             operands = next;
-            if (i + 1 < count) next.begin(team, args, first + i + 1);
+            if (i + 1 < count) {
+                next.begin(team, args, first + i + 1);
+                ask_for_residual<O>(team, args, next);
+            }
         } else {
             operands.begin(team, args, first + i);
         }

@@ -45,6 +45,11 @@ __device__ __forceinline__ void store_16(void* to, unsigned a, unsigned b, unsig
                  : "memory");
 }
 
+// Brings what is there to the second cache.
+__device__ __forceinline__ void prefetch(const void* at) {
+    asm volatile("prefetch.global.L2 [%0];" : : "l"(__cvta_generic_to_global(at)));
+}
+
 // Shared memory of a block, and the block's own in the program of several: see the emulation.
 template <class T> using Shared = T;
 template <class T> __device__ __forceinline__ T& own(T& shared) { return shared; }

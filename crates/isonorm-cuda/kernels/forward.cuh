@@ -23,12 +23,14 @@ __device__ __forceinline__ void add_residual(const Team<S>& team, i64 piece, con
     using C = typename S::C;
     const i64 x_row = row_start(args.rows, args.x, row), residual_row = row_start(args.rows, args.residual, row);
     typename S::T* kept = static_cast<typename S::T*>(args.r.data) + row_start(args.rows, args.r, row);
-    each_vector(team, piece, args.rows.hidden, [&](int k, int s, i64 at, int count) {
-        C x[S::V], residual[S::V];
-        load<Z, S::V, S::IS_WHOLE>(args.x, x_row + at, count, x);
-        load<Z, S::V, S::IS_WHOLE>(args.residual, residual_row + at, count, residual);
+    const i64 hidden = args.rows.hidden;
+    Piece<S, Held<Z, C>> summand, other; // all on their way before r is written
+    read_piece<Z>(team, piece, args.x, x_row, hidden, summand);
+    read_piece<Z>(team, piece, args.residual, residual_row, hidden, other);
+    each_vector(team, piece, hidden, [&](int k, int s, i64 at, int count) {
+        C x[S::V];
 #pragma unroll
-        for (int e = 0; e < S::V; ++e) x[e] = add(x[e], residual[e]);
+        for (int e = 0; e < S::V; ++e) x[e] = add(summand.get(k, s, e), other.get(k, s, e));
 #pragma unroll
         for (int w = 0; w < Packed<typename S::T, S::V>::WORDS; ++w) r.vectors[k][s].words[w] = 0;
         r.vectors[k][s].narrow(x);

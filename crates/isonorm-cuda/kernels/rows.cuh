@@ -111,6 +111,23 @@ template <class S, class E = typename S::T> struct Piece {
     }
 };
 
+// A piece of a row of any storage type, whose element 0 is element `start` of the tensor.
+template <class E, class S>
+__device__ __forceinline__ void read_piece(const Team<S>& team, i64 piece, const Tensor& from, i64 start, i64 len,
+                                           Piece<S, Held<E, typename S::C>>& to) {
+    using C = typename S::C;
+    if constexpr (Same<E, Any>::VALUE) {
+        each_vector(team, piece, len, [&](int k, int s, i64 at, int count) {
+            C v[S::V];
+            load<Any, S::V>(from, start + at, count, v);
+            to.vectors[k][s] = Packed<C, S::V>{};
+            to.vectors[k][s].narrow(v);
+        });
+    } else {
+        to.read(team, piece, static_cast<const E*>(from.data) + start, len);
+    }
+}
+
 // The statistics of a row, under the range rule. `x(k, s, e)` is an element of the piece that `load` brought, as far as
 // `len`. Every row is scaled, most by 1, which changes no bit: one copy of the sums does both computations.
 template <class Norm, class S, class Load, class X>

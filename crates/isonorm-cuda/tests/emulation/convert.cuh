@@ -39,6 +39,8 @@ inline void store_16(void* to, unsigned a, unsigned b, unsigned c, unsigned d) {
     *static_cast<uint4*>(to) = uint4{a, b, c, d};
 }
 
+inline void prefetch(const void*) {}
+
 // Blocks of a cluster run side by side, each with shared memory of its own.
 template <class T> struct Shared {
     T blocks[emulation::MOST_BLOCKS];
