@@ -29,6 +29,9 @@ template <int V> struct Span {
     __device__ Span(i64 at, int count, i64 spatial)
         : at(at), spatial(int(spatial)), channel(int(at / spatial)), position(int(at - channel * spatial)),
           count(count) {}
+    // Where the whole row has 31 bits, too.
+    __device__ Span(int at, int count, int spatial)
+        : at(at), spatial(spatial), channel(at / spatial), position(at - channel * spatial), count(count) {}
 
     __device__ bool is_of_one_channel() const { return position + count <= spatial; }
 
@@ -108,17 +111,17 @@ template <class S, class E> struct PlanePiece : Piece<S, Held<E, typename S::C>>
         });
     }
 
-    // Of the row of channels that begins there.
+    // Of the row of channels that begins there, and has 31 bits.
     __device__ __forceinline__ void read(const Team<S>& team, i64 piece, i64 len, const Planes& from, i64 start,
-                                         i64 spatial) {
+                                         int spatial) {
         each_vector(team, piece, len, [&](int k, int s, i64 at, int count) {
-            this->vectors[k][s] = isonorm::read<E, C, S::IS_WHOLE>(from, start, Span<S::V>(at, count, spatial));
+            this->vectors[k][s] = isonorm::read<E, C, S::IS_WHOLE>(from, start, Span<S::V>(int(at), count, spatial));
         });
     }
 
     // Of a row of channels, before it is used again: that of a long row is read.
     __device__ __forceinline__ void again(const Team<S>& team, i64 piece, i64 len, const Planes& from, i64 start,
-                                          i64 spatial) {
+                                          int spatial) {
         if constexpr (S::IS_LONG) {
             read(team, piece, len, from, start, spatial);
         } else {

@@ -127,7 +127,9 @@ fn plane_kernels(x: DType, arch: &str, storages: &[Storage]) -> Vec<Kernel> {
 
 fn all_kernels(x: DType, arch: &str) -> Vec<Kernel> {
     let mut all = kernels(x, arch, &[Norm::Rms, Norm::Layer], &GRADIENTS);
-    all.extend(plane_kernels(x, arch, &[Storage::Of(x), Storage::Any]));
+    // f64 goes with f64 alone.
+    let storages = [Storage::Of(x), Storage::Any];
+    all.extend(plane_kernels(x, arch, &storages[..if x == DType::F64 { 1 } else { 2 }]));
     all
 }
 
