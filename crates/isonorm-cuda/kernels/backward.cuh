@@ -180,7 +180,7 @@ __device__ __forceinline__ void backward(const Backward& args) {
     Exchange<S> exchange(buffers);
     const Rows& rows = args.rows;
     const Team<S> team(rows.sharing);
-    const i64 first_unit = i64(blockIdx.x / rows.sharing.blocks) * rows.sharing.rows_per_block, unit = first_unit + team.row;
+    const i64 first_unit = team.place() * rows.sharing.rows_per_block, unit = first_unit + team.row;
     const i64 first = unit * args.scratch.rows;
     // The block's first team has as many rows as any.
     const i64 count = min_of(args.scratch.rows, rows.rows - first_unit * args.scratch.rows);

@@ -67,8 +67,8 @@ template <class Norm, class S, class P, class Y, class Z> __device__ __forceinli
     const i64 hidden = rows.hidden;
     const Sharing& sharing = rows.sharing;
     const Team<S> team(sharing);
-    for (i64 first = i64(blockIdx.x / sharing.blocks) * sharing.rows_per_block; first < rows.rows;
-         first += i64(gridDim.x / sharing.blocks) * sharing.rows_per_block) {
+    for (i64 first = team.place() * sharing.rows_per_block; first < rows.rows;
+         first += team.places() * sharing.rows_per_block) {
         const i64 row = row_of(rows, first + team.row);
         const bool is_own = row == first + team.row;
         const Tensor& input = IS_SUM ? args.r : args.x;

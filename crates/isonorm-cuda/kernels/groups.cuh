@@ -54,8 +54,8 @@ template <class S, class Y> __device__ __forceinline__ void forward_groups(const
     const int spatial = int(groups.spatial);
     const Sharing& sharing = rows.sharing;
     const Team<S> team(sharing);
-    for (i64 first = i64(blockIdx.x / sharing.blocks) * sharing.rows_per_block; first < rows.rows;
-         first += i64(gridDim.x / sharing.blocks) * sharing.rows_per_block) {
+    for (i64 first = team.place() * sharing.rows_per_block; first < rows.rows;
+         first += team.places() * sharing.rows_per_block) {
         const GroupRow row(groups, first + team.row);
         PlanePiece<S, typename S::T> x;
         if (!S::IS_LONG) x.read(team, 0, hidden, args.x, row.start(args.x), spatial);
@@ -93,8 +93,8 @@ template <class S, class D, class O> __device__ __forceinline__ void backward_gr
     const Team<S> team(sharing);
     const Eps<C> eps{C(rows.eps), rows.eps_outside != 0};
     const C n = C(hidden);
-    for (i64 first = i64(blockIdx.x / sharing.blocks) * sharing.rows_per_block; first < rows.rows;
-         first += i64(gridDim.x / sharing.blocks) * sharing.rows_per_block) {
+    for (i64 first = team.place() * sharing.rows_per_block; first < rows.rows;
+         first += team.places() * sharing.rows_per_block) {
         const GroupRow row(groups, first + team.row);
         PlanePiece<S, typename S::T> x;
         PlanePiece<S, D> dy;

@@ -66,20 +66,25 @@ template <class S> struct Team {
 
     __device__ explicit Team(const Sharing& sharing)
         : warps(sharing.warps), blocks(sharing.blocks), pieces(sharing.pieces) {
-        const int member = int(threadIdx.x) % S::TEAM;
+        const int member = int(threadIdx.x % S::TEAM);
         owner = member % S::OWNERS;
         group = member / S::OWNERS;
-        warp = S::WARPS > 1 ? int(threadIdx.x) / WARP : 0;
-        block = S::BLOCKS > 1 ? int(blockIdx.x) % blocks : 0;
-        row = S::WARPS > 1 ? 0 : int(threadIdx.x) / S::TEAM;
+        warp = S::WARPS > 1 ? int(threadIdx.x / WARP) : 0;
+        block = S::BLOCKS > 1 ? int(blockIdx.x % unsigned(blocks)) : 0;
+        row = S::WARPS > 1 ? 0 : int(threadIdx.x / S::TEAM);
     }
+
+    // The block's rows among the grid's, and how many blocks' rows there are.
+    __device__ i64 place() const { return S::BLOCKS > 1 ? blockIdx.x / unsigned(blocks) : blockIdx.x; }
+    __device__ i64 places() const { return S::BLOCKS > 1 ? gridDim.x / unsigned(blocks) : gridDim.x; }
 
     // Whether it is the thread that speaks for the row.
     __device__ bool is_first() const { return owner == 0 && group == 0 && warp == 0 && block == 0; }
 
     // The first leaf of a warp's piece, and the thread's own there.
     __device__ i64 piece_leaf(i64 piece) const {
-        return ((block * warps + warp) * pieces + piece) * (S::GROUPS * S::NODE);
+        const int part = S::BLOCKS > 1 ? block * warps + warp : warp;
+        return (S::IS_LONG ? part * pieces + piece : i64(part)) * (S::GROUPS * S::NODE);
     }
     __device__ i64 leaf(i64 piece) const { return piece_leaf(piece) + group * S::NODE; }
 
@@ -152,7 +157,7 @@ template <class S> struct Exchange {
     // The row's nodes from those of its warps, N at once.
     template <class Operation, int N> __device__ __forceinline__ void combine(const Team<S>& team, C (&values)[N]) {
         static_assert(N <= SUMS, "room in the buffers");
-        const int thread = int(threadIdx.x) % WARP;
+        const int thread = int(threadIdx.x % WARP);
         if constexpr (S::WARPS > 1) {
             C(*nodes)[S::WARPS][LANES] = buffers.warps[turn];
 #pragma unroll

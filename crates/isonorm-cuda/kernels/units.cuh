@@ -79,7 +79,7 @@ struct Finish {
 // node again. No rows: +0.
 template <class C, int PARTS> __device__ __forceinline__ void finish(const Finish& args) {
     __shared__ C parts[PARTS][WARP];
-    const int part = int(threadIdx.x) / WARP, lane = int(threadIdx.x) % WARP;
+    const int part = int(threadIdx.x / WARP), lane = int(threadIdx.x % WARP);
     const i64 at = i64(blockIdx.x) * WARP + lane, column = at % args.hidden;
     const Tensor& to = at < args.hidden ? args.dweight : args.dbias;
     const bool is_wanted = at < 2 * args.hidden && to.dtype != NONE;

@@ -93,9 +93,9 @@ impl Shape {
         if let Some(shape) = rows.kept(1, FULL_WARPS, blocks) {
             return (shape, gradients);
         }
-        let is_narrow = dtype.size() == 2 && gradients == Gradients::Both;
+        let is_tight = dtype.size() != 4 && gradients == Gradients::Both;
         match rows.kept(1, MAX_WARPS, blocks) {
-            Some(shape) if is_narrow => (shape, Gradients::None),
+            Some(shape) if is_tight => (shape, Gradients::None),
             Some(shape) => (shape, gradients),
             None => (rows.long(), Gradients::None),
         }
