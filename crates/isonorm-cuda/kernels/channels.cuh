@@ -3,8 +3,8 @@
 //     for each sample:   t = row_sum(plane)             by as many threads as a plane is worth, planes side by side
 //     sum                = batch_sum(t)
 //
-// The scalars of SAMPLES samples are held at once, in shared memory: a node of the tree over samples. Where channels are
-// few, the blocks of a cluster share one: each has some samples, and all have all scalars.
+// The scalars of SAMPLES samples are held at once, in shared memory: a node of the tree over samples. Where channels
+// are few, the blocks of a cluster share one: each has some samples, and all have all scalars.
 #pragma once
 
 #include "planes.cuh"

@@ -234,8 +234,8 @@ fn team(shape: Shape, dtype: DType) -> usize {
     LANES * dtype.size() / 16 * shape.groups
 }
 
-/// Blocks of a cluster that share a channel, or what else there are `units` of: so many that the GPU is busy, if each has
-/// a round of planes at least.
+/// Blocks of a cluster that share a channel, or what else there are `units` of: so many that the GPU is busy, if each
+/// has a round of planes at least.
 fn cluster(units: usize, rounds: usize, capability: (i32, i32)) -> u32 {
     let most = if capability >= CLUSTERS { MAX_BLOCKS.min(BUSY / units.max(1)).min(rounds) } else { 1 };
     1 << most.max(1).ilog2()
