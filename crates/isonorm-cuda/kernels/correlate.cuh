@@ -39,20 +39,18 @@ __device__ __forceinline__ i64 set_of(const Correlate& args, i64 sample, i64 cha
 }
 
 // S has x's storage type, D is dy's.
-template <class S, class D> __device__ __forceinline__ void correlate(const Correlate& args) {
+template <class S, class D, bool IS_SHARED> __device__ __forceinline__ void correlate(const Correlate& args) {
     using C = typename S::C;
-    const Channels& channels = args.channels;
-    __shared__ ChannelMemory<S> memory;
-    Exchange<S> exchange(memory.buffers);
-    Channel<S> channel(channels, exchange, memory);
-    const Stats<C>* table = static_cast<const Stats<C>*>(args.stats);
-    for (i64 c = blockIdx.x; c < channels.channels; c += gridDim.x) {
-        channel.number = c;
+    __shared__ Shared<typename Exchange<S>::Buffers> buffers;
+    __shared__ Shared<ChannelMemory<C>> memory;
+    Exchange<S> exchange(buffers);
+    Channel<S, IS_SHARED> channel(args.channels, exchange, own(memory));
+    channel.each([&] {
         PlanePiece<S, typename S::T> x;
         PlanePiece<S, D> dy;
         Stats<C> stats;
         const auto load = [&](i64 sample, i64 piece) {
-            stats = table[set_of(args, sample, c)];
+            stats = static_cast<const Stats<C>*>(args.stats)[set_of(args, sample, channel.number)];
             channel.read(x, sample, piece, args.x);
             channel.read(dy, sample, piece, args.dy);
         };
@@ -64,8 +62,8 @@ template <class S, class D> __device__ __forceinline__ void correlate(const Corr
                 lanes[e][1] = fused(d, LayerNorm::x_hat(x.get(k, s, e), stats), lanes[e][1]);
             });
         }, sums);
-        if (threadIdx.x == 0) settle(args, c, sums[0], sums[1]);
-    }
+        if (channel.is_first()) settle(args, channel.number, sums[0], sums[1]);
+    });
 }
 
 } // namespace isonorm

@@ -7,7 +7,7 @@
 
 namespace isonorm {
 
-// Row r is group r % groups of sample r / groups: `per` channels of `spatial` positions.
+// Row r is group r % groups of sample r / groups: `per` channels of `spatial` positions, fewer than 2^31 elements.
 struct Groups {
     Rows rows;
     i64 groups;
@@ -50,7 +50,8 @@ template <class S, class Y> __device__ __forceinline__ void forward_groups(const
     Exchange<S> exchange(buffers);
     const Groups& groups = args.groups;
     const Rows& rows = groups.rows;
-    const i64 hidden = rows.hidden, spatial = groups.spatial;
+    const i64 hidden = rows.hidden;
+    const int spatial = int(groups.spatial);
     const Sharing& sharing = rows.sharing;
     const Team<S> team(sharing);
     for (i64 first = team.place() * sharing.rows_per_block; first < rows.rows;
@@ -67,7 +68,7 @@ template <class S, class Y> __device__ __forceinline__ void forward_groups(const
         team.each_piece(hidden, [&](i64 piece) {
             again(piece);
             each_vector(team, piece, hidden, [&](int k, int s, i64 at, int count) {
-                const Span<S::V> span(at, count, spatial);
+                const Span<S::V> span(int(at), count, spatial);
                 C w[S::V], b[S::V];
                 load_weight(args.weight, C(rows.weight_offset), row.channel, span, w);
                 load_param(args.bias, row.channel, span, -C(0), b); // -0: as if it were not added
@@ -86,7 +87,8 @@ template <class S, class D, class O> __device__ __forceinline__ void backward_gr
     Exchange<S> exchange(buffers);
     const Groups& groups = args.groups;
     const Rows& rows = groups.rows;
-    const i64 hidden = rows.hidden, spatial = groups.spatial;
+    const i64 hidden = rows.hidden;
+    const int spatial = int(groups.spatial);
     const Sharing& sharing = rows.sharing;
     const Team<S> team(sharing);
     const Eps<C> eps{C(rows.eps), rows.eps_outside != 0};
@@ -119,10 +121,10 @@ template <class S, class D, class O> __device__ __forceinline__ void backward_gr
             stats = measure<LayerNorm, S>(team, exchange, rows, hidden, x_again, element);
         }
         C sums[2];
-        i64 start = 0;
+        int start = 0;
         const auto next = [&](i64 piece) {
             again(piece);
-            start = team.at(piece);
+            start = int(team.at(piece));
         };
         reduce<S, 2>(team, exchange, hidden, next, [&](int k, int s, int count, C(&lanes)[S::V][2]) {
             C g[S::V];
@@ -138,7 +140,7 @@ template <class S, class D, class O> __device__ __forceinline__ void backward_gr
         team.each_piece(hidden, [&](i64 piece) {
             again(piece);
             each_vector(team, piece, hidden, [&](int k, int s, i64 at, int count) {
-                const Span<S::V> span(at, count, spatial);
+                const Span<S::V> span(int(at), count, spatial);
                 C g[S::V];
                 gradients(k, s, span, g);
 #pragma unroll

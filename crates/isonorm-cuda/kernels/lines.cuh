@@ -5,8 +5,8 @@
 
 namespace isonorm {
 
-// Lines of `length` elements, each `repeat` of which belong to a channel: the samples where channels come first, and where
-// they come last the positions of all samples, `per_sample` of each.
+// Lines of `length` elements, each `repeat` of which belong to a channel: the samples where channels come first, and
+// where they come last the positions of all samples, `per_sample` of each.
 struct Lines {
     i64 lines;
     i64 length;
@@ -59,7 +59,7 @@ template <class C, class X, class Y> __device__ __forceinline__ void apply(const
     constexpr int V = 16 / int(sizeof(Held<X, C>));
     const Values<C> all{static_cast<C*>(const_cast<void*>(args.values)), args.channels};
     each_stretch<V>(args.lines, [&](const Span<V>& span, i64 first, int count) {
-        const SpanValues<C, OF_Y, V> values(all, span);
+        const SpanValues<C, value::OF_Y, V> values(all, span);
         Packed<Held<X, C>, V> x[TOGETHER];
 #pragma unroll
         for (int i = 0; i < TOGETHER; ++i) {
@@ -71,7 +71,7 @@ template <class C, class X, class Y> __device__ __forceinline__ void apply(const
             C y[V];
 #pragma unroll
             for (int e = 0; e < V; ++e) {
-                const C v = fused(values.x_hat(x[i].get(e), e), values.v[WEIGHT][e], values.v[BIAS][e]);
+                const C v = fused(values.x_hat(x[i].get(e), e), values.v[value::WEIGHT][e], values.v[value::BIAS][e]);
                 y[e] = rounded_to(args.rounded, v);
             }
             write<Y>(args.y, args.lines.start(args.y, first + i), span, y);
@@ -85,7 +85,7 @@ template <class X, class D, class O> __device__ __forceinline__ void gradients(c
     constexpr int V = 16 / int(sizeof(X));
     const Values<C> all{static_cast<C*>(const_cast<void*>(args.values)), args.channels};
     each_stretch<V>(args.lines, [&](const Span<V>& span, i64 first, int count) {
-        const SpanValues<C, OF_DX, V> values(all, span);
+        const SpanValues<C, value::OF_DX, V> values(all, span);
         Packed<X, V> x[TOGETHER];
         Packed<Held<D, C>, V> dy[TOGETHER];
 #pragma unroll
@@ -101,8 +101,8 @@ template <class X, class D, class O> __device__ __forceinline__ void gradients(c
 #pragma unroll
             for (int e = 0; e < V; ++e) {
                 const C x_hat = values.x_hat(x[i].get(e), e);
-                const C d = fused(-x_hat, values.v[K2][e], sub(dy[i].get(e), values.v[K1][e]));
-                dx[e] = rounded<X>(mul(mul(d, values.v[FACTOR][e]), values.v[SCALE][e]));
+                const C d = fused(-x_hat, values.v[value::K2][e], sub(dy[i].get(e), values.v[value::K1][e]));
+                dx[e] = rounded<X>(mul(mul(d, values.v[value::FACTOR][e]), values.v[value::SCALE][e]));
             }
             write<O>(args.dx, args.lines.start(args.dx, first + i), span, dx);
         }

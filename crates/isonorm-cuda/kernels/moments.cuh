@@ -1,4 +1,5 @@
-// BatchNorm in training: the statistics of each channel, under the range rule, and what follows from them. As moments.rs.
+// BatchNorm in training: the statistics of each channel, under the range rule, and what follows from them. As
+// moments.rs.
 #pragma once
 
 #include "channels.cuh"
@@ -28,8 +29,8 @@ template <class C> __device__ void settle(const Moments& args, i64 channel, cons
 }
 
 // The largest magnitude of a channel.
-template <class S>
-__device__ __forceinline__ typename S::C largest(const Channel<S>& channel, const Planes& from) {
+template <class S, bool IS_SHARED>
+__device__ __forceinline__ typename S::C largest(const Channel<S, IS_SHARED>& channel, const Planes& from) {
     using C = typename S::C;
     PlanePiece<S, typename S::T> x;
     C max = C(0);
@@ -48,8 +49,8 @@ __device__ __forceinline__ typename S::C largest(const Channel<S>& channel, cons
     return channel.largest(max);
 }
 
-template <class S>
-__device__ __forceinline__ Stats<typename S::C> measure(const Channel<S>& channel, const Planes& from) {
+template <class S, bool IS_SHARED>
+__device__ __forceinline__ Stats<typename S::C> measure(const Channel<S, IS_SHARED>& channel, const Planes& from) {
     using C = typename S::C;
     const Eps<C> eps = channel.channels.template rounded_eps<C>();
     PlanePiece<S, typename S::T> x;
@@ -68,17 +69,16 @@ __device__ __forceinline__ Stats<typename S::C> measure(const Channel<S>& channe
 }
 
 // S has x's storage type.
-template <class S> __device__ __forceinline__ void moments(const Moments& args) {
+template <class S, bool IS_SHARED> __device__ __forceinline__ void moments(const Moments& args) {
     using C = typename S::C;
-    const Channels& channels = args.channels;
-    __shared__ ChannelMemory<S> memory;
-    Exchange<S> exchange(memory.buffers);
-    Channel<S> channel(channels, exchange, memory);
-    for (i64 c = blockIdx.x; c < channels.channels; c += gridDim.x) {
-        channel.number = c;
+    __shared__ Shared<typename Exchange<S>::Buffers> buffers;
+    __shared__ Shared<ChannelMemory<C>> memory;
+    Exchange<S> exchange(buffers);
+    Channel<S, IS_SHARED> channel(args.channels, exchange, own(memory));
+    channel.each([&] {
         const Stats<C> stats = measure(channel, args.x);
-        if (threadIdx.x == 0) settle(args, c, stats);
-    }
+        if (channel.is_first()) settle(args, channel.number, stats);
+    });
 }
 
 } // namespace isonorm

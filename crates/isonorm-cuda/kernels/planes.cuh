@@ -27,7 +27,11 @@ template <int V> struct Span {
     int count;
 
     __device__ Span(i64 at, int count, i64 spatial)
-        : at(at), spatial(int(spatial)), channel(int(at / spatial)), position(int(at - channel * spatial)), count(count) {}
+        : at(at), spatial(int(spatial)), channel(int(at / spatial)), position(int(at - channel * spatial)),
+          count(count) {}
+    // Where the whole row has 31 bits, too.
+    __device__ Span(int at, int count, int spatial)
+        : at(at), spatial(spatial), channel(at / spatial), position(at - channel * spatial), count(count) {}
 
     __device__ bool is_of_one_channel() const { return position + count <= spatial; }
 
@@ -53,8 +57,8 @@ template <class E, class C> __device__ __forceinline__ Held<E, C> element(const 
     }
 }
 
-// The elements of a span, of a row of channels that begins `start` elements after the tensor's first one. IS_WHOLE: it is
-// known that channels lie one after the other, all elements exist and are aligned.
+// The elements of a span, of a row of channels that begins `start` elements after the tensor's first one. IS_WHOLE: it
+// is known that channels lie one after the other, all elements exist and are aligned.
 template <class E, class C, bool IS_WHOLE = false, int V>
 __device__ __forceinline__ Packed<Held<E, C>, V> read(const Planes& from, i64 start, const Span<V>& span) {
     if constexpr (!Same<E, Any>::VALUE) {
@@ -107,17 +111,17 @@ template <class S, class E> struct PlanePiece : Piece<S, Held<E, typename S::C>>
         });
     }
 
-    // Of the row of channels that begins there.
+    // Of the row of channels that begins there, and has 31 bits.
     __device__ __forceinline__ void read(const Team<S>& team, i64 piece, i64 len, const Planes& from, i64 start,
-                                         i64 spatial) {
+                                         int spatial) {
         each_vector(team, piece, len, [&](int k, int s, i64 at, int count) {
-            this->vectors[k][s] = isonorm::read<E, C, S::IS_WHOLE>(from, start, Span<S::V>(at, count, spatial));
+            this->vectors[k][s] = isonorm::read<E, C, S::IS_WHOLE>(from, start, Span<S::V>(int(at), count, spatial));
         });
     }
 
     // Of a row of channels, before it is used again: that of a long row is read.
     __device__ __forceinline__ void again(const Team<S>& team, i64 piece, i64 len, const Planes& from, i64 start,
-                                          i64 spatial) {
+                                          int spatial) {
         if constexpr (S::IS_LONG) {
             read(team, piece, len, from, start, spatial);
         } else {

@@ -1,9 +1,9 @@
 // The sums of channels.cuh where channels lie side by side: a block owns V of them, 16 bytes.
 //
-// A thread owns one lane of a leaf of V planes and takes its steps; a warp owns the leaf. Where planes have at most half
-// as many positions as there are lanes, a warp has several samples' planes. A round's leaves meet in shared memory, where
-// each warp takes one or two of the V * N sums: the tree over leaves, the fold over lanes, and, when CHUNK samples have
-// scalars, these in batch order.
+// A thread owns one lane of a leaf of V planes and takes its steps; a warp owns the leaf. Where planes have at most
+// half as many positions as there are lanes, a warp has several samples' planes. A round's leaves meet in shared
+// memory, where each warp takes one or two of the V * N sums: the tree over leaves, the fold over lanes, and, when
+// CHUNK samples have scalars, these in batch order.
 #pragma once
 
 #include "correlate.cuh"
@@ -18,15 +18,17 @@ template <class C, int V> struct SideMemory {
     C leaves[BLOCK_WARPS][2 * V][WARP];
     Scalars<C, CHUNK / BATCH_LEAF> scalars[2 * V];
     C totals[2 * V];
+    C largest[MOST_BLOCKS][V];
     Stats<C> stats[V];
     int again;
 };
 
-template <class X> struct Side {
+template <class X, bool IS_SHARED> struct Side {
     using C = Compute<X>;
     static constexpr int V = 16 / int(sizeof(X));
     const Channels& channels;
     SideMemory<C, V>& memory;
+    Cluster<IS_SHARED> cluster;
     i64 first; // of the block's channels
     int count; // of them
     int warp, thread;
@@ -36,7 +38,7 @@ template <class X> struct Side {
     i64 leaves;
 
     __device__ Side(const Channels& channels, SideMemory<C, V>& memory)
-        : channels(channels), memory(memory), first(i64(blockIdx.x) * V),
+        : channels(channels), memory(memory), cluster(channels.blocks), first(i64(blockIdx.x / cluster.blocks) * V),
           count(channels.channels - first > V ? V : int(channels.channels - first)),
           warp(int(threadIdx.x) / WARP), thread(int(threadIdx.x) % WARP), width(1), warps(1),
           leaves((channels.spatial + LEAF - 1) / LEAF) {
@@ -44,6 +46,9 @@ template <class X> struct Side {
         while (warps < leaves && warps < BLOCK_WARPS) warps *= 2;
         parts = (leaves + warps - 1) / warps;
     }
+
+    // Whether a thread speaks for the channel of its number.
+    __device__ bool is_first_of(int number) const { return cluster.block == 0 && number < count; }
 
     // Planes of a warp, and of a round.
     __device__ int side() const { return WARP / width; }
@@ -61,13 +66,14 @@ template <class X> struct Side {
 
     // The vector of a sample's position.
     __device__ __forceinline__ Packed<X, V> read(const Planes& from, i64 sample, i64 at) const {
-        return isonorm::read<X, V>(static_cast<const X*>(from.data) + sample * from.sample + at * from.position + first, count);
+        const X* channels = static_cast<const X*>(from.data) + first;
+        return isonorm::read<X, V>(channels + sample * from.sample + at * from.position, count);
     }
 
     // Calls `visit(sample, part, exists)` for the planes of the thread's warp and the parts of each; `visit` brings the
     // block together, and all threads come as often.
     template <class Visit> __device__ __forceinline__ void each_part(i64 from, int held, const Visit& visit) const {
-        for (int i = 0; i < held; i += planes()) {
+        for (int i = cluster.block * planes(); i < held; i += cluster.blocks * planes()) {
             const int place = i + warp / warps * side() + thread / width;
             for (i64 part = 0; part < parts; ++part) visit(i, part, from + place, place < held);
         }
@@ -101,12 +107,14 @@ template <class X> struct Side {
                 fold<N>(i, held, part, nodes);
                 __syncthreads();
             });
+            cluster.barrier();
 #pragma unroll
             for (int o = 0; o < OWN; ++o) {
                 const int value = warp + o * BLOCK_WARPS;
                 own[o] = value < V * N ? batch_node(memory.scalars[value], held) : C(0);
             }
             batch.push(own);
+            cluster.barrier();
         }
         if (channels.samples > 0) batch.finish(own);
 #pragma unroll
@@ -118,7 +126,8 @@ template <class X> struct Side {
     }
 
   private:
-    // The warp's sums of a round, whose planes begin with number i: the tree over leaves, and with the last part the fold.
+    // The warp's sums of a round, whose planes begin with number i: the tree over leaves, and with the last part the
+    // fold.
     template <int N, int OWN>
     __device__ __forceinline__ void fold(int i, int held, i64 part, Nodes<C, OWN>& nodes) const {
         C node[OWN][BLOCK_WARPS];
@@ -157,7 +166,7 @@ template <class X> struct Side {
                 }
                 const int place = i + w / warps * side() + thread / width;
                 if (value < V * N && thread % width == 0 && place < held) {
-                    memory.scalars[value][place / BATCH_LEAF][place % BATCH_LEAF] = sum;
+                    cluster.put_all(memory, memory.scalars[value][place / BATCH_LEAF][place % BATCH_LEAF], sum);
                 }
             }
         }
@@ -165,9 +174,10 @@ template <class X> struct Side {
 };
 
 // The statistics of the block's channels, to memory.stats.
-template <class X> __device__ __forceinline__ void measure(const Side<X>& side, const Planes& from) {
+template <class X, bool IS_SHARED>
+__device__ __forceinline__ void measure(const Side<X, IS_SHARED>& side, const Planes& from) {
     using C = Compute<X>;
-    constexpr int V = Side<X>::V;
+    constexpr int V = Side<X, IS_SHARED>::V;
     const Eps<C> eps = side.channels.template rounded_eps<C>();
     const C n = C(side.channels.count());
     const int own = int(threadIdx.x); // channel of one of the first V threads
@@ -212,9 +222,10 @@ template <class X> __device__ __forceinline__ void measure(const Side<X>& side, 
 }
 
 // The largest magnitude of each of the block's channels, for the first V threads.
-template <class X> __device__ __forceinline__ Compute<X> largest(const Side<X>& side, const Planes& from) {
+template <class X, bool IS_SHARED>
+__device__ __forceinline__ Compute<X> largest(const Side<X, IS_SHARED>& side, const Planes& from) {
     using C = Compute<X>;
-    constexpr int V = Side<X>::V;
+    constexpr int V = Side<X, IS_SHARED>::V;
     C max[V];
     for (int e = 0; e < V; ++e) max[e] = C(0);
     for (i64 n = 0; n < side.channels.samples; n += CHUNK) {
@@ -229,27 +240,34 @@ template <class X> __device__ __forceinline__ Compute<X> largest(const Side<X>& 
     }
     for (int e = 0; e < V; ++e) side.memory.leaves[side.warp][e][side.thread] = max[e];
     __syncthreads();
+    const int own = int(threadIdx.x);
     C all = C(0);
-    if (threadIdx.x < V) {
-        for (int i = 0; i < BLOCK_WARPS * WARP; ++i) all = Larger::of(all, side.memory.leaves[i / WARP][threadIdx.x][i % WARP]);
+    if (own < V) {
+        for (int i = 0; i < BLOCK_WARPS * WARP; ++i) {
+            all = Larger::of(all, side.memory.leaves[i / WARP][own][i % WARP]);
+        }
+        side.cluster.put_all(side.memory, side.memory.largest[side.cluster.block][own], all);
     }
+    side.cluster.barrier();
+    for (int b = 0; own < V && b < side.cluster.blocks; ++b) all = Larger::of(all, side.memory.largest[b][own]);
     return all;
 }
 
-template <class X> __device__ __forceinline__ void moments_side_by_side(const Moments& args) {
-    using C = Compute<X>;
-    __shared__ SideMemory<C, Side<X>::V> memory;
-    const Side<X> side(args.channels, memory);
+template <class X, bool IS_SHARED> __device__ __forceinline__ void moments_side_by_side(const Moments& args) {
+    using Side = Side<X, IS_SHARED>;
+    __shared__ Shared<SideMemory<Compute<X>, Side::V>> memory;
+    const Side side(args.channels, own(memory));
     measure(side, args.x);
-    if (int(threadIdx.x) < side.count) settle(args, side.first + threadIdx.x, memory.stats[threadIdx.x]);
+    if (side.is_first_of(threadIdx.x)) settle(args, side.first + threadIdx.x, side.memory.stats[threadIdx.x]);
 }
 
 // dy has x's storage type.
-template <class X> __device__ __forceinline__ void correlate_side_by_side(const Correlate& args) {
+template <class X, bool IS_SHARED> __device__ __forceinline__ void correlate_side_by_side(const Correlate& args) {
     using C = Compute<X>;
-    constexpr int V = Side<X>::V;
-    __shared__ SideMemory<C, V> memory;
-    const Side<X> side(args.channels, memory);
+    using Side = Side<X, IS_SHARED>;
+    constexpr int V = Side::V;
+    __shared__ Shared<SideMemory<C, V>> memory;
+    const Side side(args.channels, own(memory));
     Packed<X, V> x[STEPS];
     Packed<X, V> dy[STEPS];
     Stats<C> stats[V]{};
@@ -272,7 +290,8 @@ template <class X> __device__ __forceinline__ void correlate_side_by_side(const 
         }
     });
     const int own = int(threadIdx.x);
-    if (own < side.count) settle(args, side.first + own, memory.totals[2 * own], memory.totals[2 * own + 1]);
+    if (!side.is_first_of(own)) return;
+    settle(args, side.first + own, side.memory.totals[2 * own], side.memory.totals[2 * own + 1]);
 }
 
 } // namespace isonorm

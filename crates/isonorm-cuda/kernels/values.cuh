@@ -1,5 +1,5 @@
-// What the elements of a channel need, of all channels: each kind of value side by side, so that vectors of channels are
-// read as vectors.
+// What the elements of a channel need, of all channels: each kind of value side by side, so that vectors of channels
+// are read as vectors.
 //
 //     x_hat = ((x * scale - mean) - delta) * inv
 //     y     = fma(x_hat, weight, bias)
@@ -10,8 +10,10 @@
 
 namespace isonorm {
 
-enum Kind : int { MEAN, DELTA, INV, SCALE, WEIGHT, BIAS, K1 = WEIGHT, K2, FACTOR };
-constexpr int OF_Y = BIAS + 1, OF_DX = FACTOR + 1;
+// The kinds; those of y are `OF_Y`, those of dx `OF_DX`.
+namespace value {
+enum : int { MEAN, DELTA, INV, SCALE, WEIGHT, BIAS, OF_Y, K1 = WEIGHT, K2, FACTOR, OF_DX };
+}
 
 template <class C> struct Values {
     C* data;
@@ -20,23 +22,23 @@ template <class C> struct Values {
     __device__ C& at(int kind, i64 channel) const { return data[kind * channels + channel]; }
 
     __device__ void put(i64 channel, const Stats<C>& stats) const {
-        at(MEAN, channel) = stats.mean;
-        at(DELTA, channel) = stats.delta;
-        at(INV, channel) = stats.inv;
-        at(SCALE, channel) = stats.scale;
+        at(value::MEAN, channel) = stats.mean;
+        at(value::DELTA, channel) = stats.delta;
+        at(value::INV, channel) = stats.inv;
+        at(value::SCALE, channel) = stats.scale;
     }
     // Those of y.
     __device__ void put(i64 channel, const Stats<C>& stats, C weight, C bias) const {
         put(channel, stats);
-        at(WEIGHT, channel) = weight;
-        at(BIAS, channel) = bias;
+        at(value::WEIGHT, channel) = weight;
+        at(value::BIAS, channel) = bias;
     }
     // Those of dx.
     __device__ void put(i64 channel, const Stats<C>& stats, C k1, C k2, C factor) const {
         put(channel, stats);
-        at(K1, channel) = k1;
-        at(K2, channel) = k2;
-        at(FACTOR, channel) = factor;
+        at(value::K1, channel) = k1;
+        at(value::K2, channel) = k2;
+        at(value::FACTOR, channel) = factor;
     }
 
     // One kind of a span's channels.
@@ -63,7 +65,7 @@ template <class C, int KINDS, int V> struct SpanValues {
         for (int kind = 0; kind < KINDS; ++kind) values.load(kind, span, v[kind]);
     }
     __device__ __forceinline__ C x_hat(C x, int e) const {
-        return mul(sub(sub(mul(x, v[SCALE][e]), v[MEAN][e]), v[DELTA][e]), v[INV][e]);
+        return mul(sub(sub(mul(x, v[value::SCALE][e]), v[value::MEAN][e]), v[value::DELTA][e]), v[value::INV][e]);
     }
 };
 

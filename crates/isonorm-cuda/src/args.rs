@@ -117,7 +117,7 @@ pub struct Forward {
     pub stats: *mut c_void,
 }
 
-/// Where the parameters' gradients are summed: see [`Units`](crate::Units).
+/// Where the parameters' gradients are summed: see [`Units`](crate::kernels::Units).
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Scratch {

@@ -19,13 +19,13 @@ use crate::walk::parameter;
 
 /// BatchNorm with its options: `isonorm::BatchNorm` on a GPU, with the same bits.
 ///
-/// Equations, shapes, dtypes and precision are its. Calls return when the work is queued on the stream. Every call needs
-/// scratch memory: [`scratch`](Self::scratch) says how much.
+/// Equations, shapes, dtypes and precision are its. Calls return when the work is queued on the stream. Every call
+/// needs scratch memory: [`scratch`](Self::scratch) says how much.
 ///
 /// # Errors
 ///
-/// An [`Error`] where lengths, types, layouts or options do not fit one another, tensors overlap, a channel has a single
-/// value in training, or CUDA fails; nothing is queued then but what was queued before CUDA failed.
+/// An [`Error`] where lengths, types, layouts or options do not fit one another, tensors overlap, a channel has a
+/// single value in training, or CUDA fails; nothing is queued then but what was queued before CUDA failed.
 ///
 /// # Example
 ///
@@ -216,14 +216,11 @@ impl<'a> BatchNorm<'a> {
         values: *mut c_void,
     ) -> Result<(), Error> {
         let dtype = x.data.dtype();
-        let (kernel_shape, grid, channels) = self.options.over_channels(shape, dtype, is_side_by_side(shape))?;
+        let capability = stream.device().capability();
+        let (launch, channels) = self.options.over_channels(shape, dtype, is_side_by_side(shape), capability)?;
         let [weight, bias] = [&self.options.weight, &self.options.bias].map(|param| parameter(param.as_ref()));
         let args = Moments { channels, x: x.argument(), weight, bias, running, stats, values };
-        let kernel = match kernel_shape {
-            Some(shape) => PlaneKernel::Moments { x: dtype, shape },
-            None => PlaneKernel::SideMoments { x: dtype },
-        };
-        stream.launch(&Kernel::Planes(kernel), &args, grid)
+        stream.launch(&Kernel::Planes(launch.moments(dtype)), &args, Grid::of_channels(&launch))
     }
 
     /// y of x, or evaluation's dx of dy, rounded to `rounded` on the way to its own type.

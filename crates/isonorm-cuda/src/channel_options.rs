@@ -8,7 +8,7 @@ use isonorm::rules::{self, PlaneShape};
 
 use crate::device::Stream;
 use crate::error::Error;
-use crate::kernels::{ChannelLaunch, Channels, Correlate, Kernel, PlaneKernel, Shape, Storage};
+use crate::kernels::{ChannelLaunch, Channels, Correlate, Kernel, Storage};
 use crate::launch::Grid;
 use crate::memory::{Slice, SliceMut};
 use crate::planes::{Named, PlaneBackwardIo};
@@ -62,32 +62,27 @@ impl<'a> ChannelOptions<'a> {
         Ok(rules::eps(self.eps, self.eps_outside, x)?)
     }
 
-    /// For the kernels that sum over channels: of which shape, if they are not those of channels that lie `side_by_side`;
-    /// their grid, and what they are given.
+    /// How sums over channels are launched, and what their kernels are given.
     pub(crate) fn over_channels(
         &self,
         shape: &PlaneShape,
         x: DType,
         side_by_side: bool,
-    ) -> Result<(Option<Shape>, Grid, Channels), Error> {
+        capability: (i32, i32),
+    ) -> Result<(ChannelLaunch, Channels), Error> {
         let sizes = [shape.samples, shape.channels, shape.spatial];
-        let options = |channels| -> Result<_, Error> {
-            Ok(Channels {
-                eps: self.rounded_eps(x)?,
-                eps_outside: self.eps_outside.into(),
-                weight_offset: rules::rounded(self.offset, x),
-                ..channels
-            })
+        let launch = if side_by_side {
+            ChannelLaunch::side_by_side(sizes, x, capability)
+        } else {
+            ChannelLaunch::new(sizes, x, capability).ok_or(Error::TooLong { hidden: shape.spatial })?
         };
-        if side_by_side {
-            let (blocks, threads) = ChannelLaunch::side_by_side(shape.channels, x);
-            let grid = Grid { blocks, threads, cluster: 1 };
-            return Ok((None, grid, options(Channels::side_by_side(sizes))?));
-        }
-        let launch = ChannelLaunch::new(shape.samples, shape.spatial, x);
-        let launch = launch.ok_or(Error::TooLong { hidden: shape.spatial })?;
-        let grid = Grid { blocks: shape.channels as u32, threads: launch.threads, cluster: 1 };
-        Ok((Some(launch.shape), grid, options(Channels::new(sizes, &launch))?))
+        let channels = Channels {
+            eps: self.rounded_eps(x)?,
+            eps_outside: self.eps_outside.into(),
+            weight_offset: rules::rounded(self.offset, x),
+            ..Channels::new(sizes, &launch)
+        };
+        Ok((launch, channels))
     }
 
     /// Queues dweight and dbias, and the values of BatchNorm's dx where there is room for them.
@@ -103,8 +98,8 @@ impl<'a> ChannelOptions<'a> {
             return Ok(());
         }
         let (x, dy) = (io.x.data.dtype(), storage([io.dy.data.dtype()], io.x.data.dtype()));
-        let (kernel_shape, grid, channels) =
-            self.over_channels(shape, x, is_side_by_side(shape) && dy == Storage::Of(x))?;
+        let (side_by_side, capability) = (is_side_by_side(shape) && dy == Storage::Of(x), stream.device().capability());
+        let (launch, channels) = self.over_channels(shape, x, side_by_side, capability)?;
         let gradient = |slice: &Option<SliceMut<'_>>| parameter(slice.as_ref().map(SliceMut::as_slice).as_ref());
         let args = Correlate {
             channels,
@@ -117,11 +112,7 @@ impl<'a> ChannelOptions<'a> {
             dbias: gradient(&io.dbias),
             values: values.unwrap_or(null_mut()),
         };
-        let kernel = match kernel_shape {
-            Some(shape) => PlaneKernel::Correlate { x, shape, dy },
-            None => PlaneKernel::SideCorrelate { x },
-        };
-        stream.launch(&Kernel::Planes(kernel), &args, grid)
+        stream.launch(&Kernel::Planes(launch.correlate(x, dy)), &args, Grid::of_channels(&launch))
     }
 }
 

@@ -130,8 +130,8 @@ impl<'a> GroupNorm<'a> {
         })
     }
 
-    /// Elements of the compute type that [`PlaneBackwardIo::scratch`] needs for gradients of the parameters over `samples`
-    /// samples, where statistics are not given.
+    /// Elements of the compute type that [`PlaneBackwardIo::scratch`] needs for gradients of the parameters over
+    /// `samples` samples, where statistics are not given.
     pub fn scratch(&self, samples: usize) -> usize {
         STATS * samples * self.groups
     }
@@ -161,7 +161,8 @@ impl<'a> GroupNorm<'a> {
         let (count, hidden) = (shape.samples * self.groups, per * shape.spatial);
         let as_rows: Option<Vec<_>> = tensors.iter().map(|planes| planes.rows(hidden)).collect();
         let kernel = as_rows.map_or(kernel(hidden), |tensors| kernel(hidden).with(hidden, x, &tensors));
-        let launch = kernel.launch(hidden, x).ok_or(Error::TooLong { hidden })?;
+        let launch = kernel.launch(hidden, x).filter(|_| i32::try_from(hidden).is_ok());
+        let launch = launch.ok_or(Error::TooLong { hidden })?;
         let rows = Rows {
             eps: self.options.rounded_eps(x)?,
             eps_outside: self.options.eps_outside.into(),

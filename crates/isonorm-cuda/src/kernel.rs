@@ -106,7 +106,7 @@ impl Affine {
 /// A kernel, for one norm, shape and set of types. `x` is the type of what is normalized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kernel {
-    /// y: takes a [`Forward`](crate::Forward).
+    /// y: takes a [`Forward`](crate::kernels::Forward).
     Forward {
         /// The norm.
         norm: Norm,
@@ -123,7 +123,7 @@ pub enum Kernel {
         /// x and the residual, where their sum is normalized.
         summands: Storage,
     },
-    /// dx: takes a [`Backward`](crate::Backward).
+    /// dx: takes a [`Backward`](crate::kernels::Backward).
     Backward {
         /// The norm.
         norm: Norm,
@@ -142,7 +142,7 @@ pub enum Kernel {
         /// The sums that it takes along; none where rows are long.
         gradients: Gradients,
     },
-    /// The sums of units of rows for dweight and dbias: takes a [`Parameters`](crate::Parameters).
+    /// The sums of units of rows for dweight and dbias: takes a [`Parameters`](crate::kernels::Parameters).
     Parameters {
         /// The norm.
         norm: Norm,
@@ -151,7 +151,7 @@ pub enum Kernel {
         /// dy.
         dy: Storage,
     },
-    /// dweight and dbias from these: takes a [`Finish`](crate::Finish).
+    /// dweight and dbias from these: takes a [`Finish`](crate::kernels::Finish).
     Finish {
         /// The compute type.
         compute: DType,

@@ -10,7 +10,7 @@ use crate::cache;
 use crate::device::{Device, Stream};
 use crate::driver::{LaunchAttribute, LaunchConfig, RELAXED, RawKernel, cuda};
 use crate::error::Error;
-use crate::kernels::{Kernel, Launch};
+use crate::kernels::{ChannelLaunch, Kernel, Launch};
 use crate::nvrtc::Nvrtc;
 
 /// The grid's side of a launch.
@@ -26,6 +26,11 @@ impl Grid {
     /// For rows, in the shape of a kernel.
     pub(crate) fn of(launch: &Launch, rows: usize) -> Self {
         Grid { blocks: launch.blocks(rows), threads: launch.threads, cluster: launch.cluster }
+    }
+
+    /// For sums over channels.
+    pub(crate) fn of_channels(launch: &ChannelLaunch) -> Self {
+        Grid { blocks: launch.blocks, threads: launch.threads, cluster: launch.cluster }
     }
 }
 

@@ -1,17 +1,17 @@
 //! The norms of crate [`isonorm`] on NVIDIA GPUs from Ampere on: the same bits, by CUDA kernels.
 //!
-//! [`RowNorm`] is RMSNorm or LayerNorm, of [`Rows`] in device memory, on a [`Stream`] of a [`Device`]; [`BatchNorm`] and
-//! [`GroupNorm`], which is InstanceNorm too, are of [`Planes`]. Memory and streams
-//! may be the caller's: [`Slice::from_raw`], [`Stream::from_raw`].
+//! [`RowNorm`] is RMSNorm or LayerNorm, of [`Rows`] in device memory, on a [`Stream`] of a [`Device`]; [`BatchNorm`]
+//! and [`GroupNorm`], which is InstanceNorm too, are of [`Planes`]. Memory and streams may be the caller's:
+//! [`Slice::from_raw`], [`Stream::from_raw`].
 //!
-//! The kernels are CUDA C++ (`kernels/`), embedded here and compiled when first used, by NVRTC, which is found at run time
-//! as the driver is: nothing of CUDA is needed to build. Compiled kernels are kept in the user's folder of caches, or
-//! where the environment variable `ISONORM_CACHE` says (nowhere, if it is set to nothing). `ISONORM_NVRTC` and
+//! The kernels are CUDA C++ (`kernels/`), embedded here and compiled when first used, by NVRTC, which is found at run
+//! time as the driver is: nothing of CUDA is needed to build. Compiled kernels are kept in the user's folder of caches,
+//! or where the environment variable `ISONORM_CACHE` says (nowhere, if it is set to nothing). `ISONORM_NVRTC` and
 //! `ISONORM_CUDA_DRIVER` name the libraries where they are not found by themselves.
 //!
 //! Which kernel a call takes and how it is launched depends on the length of its rows, the types and places of its
-//! tensors; the bits depend on none of these. Calls only queue kernels, so they can be recorded in a CUDA graph, once they
-//! have run: the first call of a kind compiles.
+//! tensors; the bits depend on none of these. Calls only queue kernels, so they can be recorded in a CUDA graph, once
+//! they have run: the first call of a kind compiles.
 
 mod args;
 mod batch_norm;

@@ -94,6 +94,8 @@ pub struct Channels {
     pub spatial: i64,
     /// Who shares a plane.
     pub sharing: Sharing,
+    /// Blocks of a cluster that share a channel.
+    pub blocks: i32,
     /// Whether eps is outside the root.
     pub eps_outside: i32,
     /// Rounded to the compute type.
@@ -104,17 +106,13 @@ pub struct Channels {
 
 impl Channels {
     /// Samples, channels and positions, for this launch; eps 0 inside the root.
-    pub fn new(sizes: [usize; 3], launch: &ChannelLaunch) -> Self {
-        Channels { sharing: launch.sharing, ..Channels::side_by_side(sizes) }
-    }
-
-    /// Samples, channels, which lie side by side, and positions; eps 0 inside the root.
-    pub fn side_by_side([samples, channels, spatial]: [usize; 3]) -> Self {
+    pub fn new([samples, channels, spatial]: [usize; 3], launch: &ChannelLaunch) -> Self {
         Channels {
             samples: samples as i64,
             channels: channels as i64,
             spatial: spatial as i64,
-            sharing: Sharing { pieces: 1, warps: 1, blocks: 1, rows_per_block: 1 },
+            sharing: launch.sharing,
+            blocks: launch.cluster as i32,
             eps_outside: 0,
             eps: 0.0,
             weight_offset: 0.0,

@@ -4,7 +4,7 @@ use isonorm::{DType, LANES, LEAF};
 
 use crate::args::Sharing;
 use crate::kernel::{SOURCES, Storage, cpp, shape_of};
-use crate::shape::{SMALL_BLOCK, Shape};
+use crate::shape::{CLUSTERS, MAX_BLOCKS, SMALL_BLOCK, Shape};
 
 /// A kernel of samples of channels, in any layout. Weight and bias have the types that they name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +35,8 @@ pub enum PlaneKernel {
         x: DType,
         /// A thread's work on a plane.
         shape: Shape,
+        /// Whether the blocks of a cluster share channels.
+        is_shared: bool,
     },
     /// dweight and dbias of channels: takes a [`Correlate`](crate::kernels::Correlate).
     Correlate {
@@ -44,16 +46,22 @@ pub enum PlaneKernel {
         shape: Shape,
         /// dy.
         dy: Storage,
+        /// Whether the blocks of a cluster share channels.
+        is_shared: bool,
     },
     /// [`Moments`](Self::Moments) where channels lie side by side.
     SideMoments {
         /// x's type.
         x: DType,
+        /// Whether the blocks of a cluster share channels.
+        is_shared: bool,
     },
     /// [`Correlate`](Self::Correlate) where channels lie side by side.
     SideCorrelate {
         /// x's type, and dy's.
         x: DType,
+        /// Whether the blocks of a cluster share channels.
+        is_shared: bool,
     },
     /// y from the values of channels: takes an [`Apply`](crate::kernels::Apply).
     Apply {
@@ -122,9 +130,13 @@ impl PlaneKernel {
             PlaneKernel::GroupBackward { x, shape, dy, dx } => {
                 format!("{}, {}, {}", shape_of(shape, x), cpp(dy), cpp(dx))
             }
-            PlaneKernel::Moments { x, shape } => shape_of(shape, x),
-            PlaneKernel::Correlate { x, shape, dy } => format!("{}, {}", shape_of(shape, x), cpp(dy)),
-            PlaneKernel::SideMoments { x } | PlaneKernel::SideCorrelate { x } => own(x).into(),
+            PlaneKernel::Moments { x, shape, is_shared } => format!("{}, {is_shared}", shape_of(shape, x)),
+            PlaneKernel::Correlate { x, shape, dy, is_shared } => {
+                format!("{}, {}, {is_shared}", shape_of(shape, x), cpp(dy))
+            }
+            PlaneKernel::SideMoments { x, is_shared } | PlaneKernel::SideCorrelate { x, is_shared } => {
+                format!("{}, {is_shared}", own(x))
+            }
             PlaneKernel::Apply { compute, x, y } => format!("{}, {}, {}", own(compute), cpp(x), cpp(y)),
             PlaneKernel::Gradients { x, dy, dx } => format!("{}, {}, {}", own(x), cpp(dy), cpp(dx)),
             PlaneKernel::Evaluate { compute } | PlaneKernel::Instances { compute } => own(compute).into(),
@@ -132,13 +144,17 @@ impl PlaneKernel {
     }
 }
 
-/// How the planes of a channel are laid out over the threads of its block. No bit depends on it.
+/// How sums over channels are laid out over blocks and threads. No bit depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelLaunch {
-    /// A thread's work on a plane.
-    pub shape: Shape,
+    /// A thread's work on a plane, if channels do not lie side by side.
+    pub shape: Option<Shape>,
+    /// Blocks of the grid.
+    pub blocks: u32,
     /// Threads of a block.
     pub threads: u32,
+    /// Blocks of a cluster, which share channels.
+    pub cluster: u32,
     pub(crate) sharing: Sharing,
 }
 
@@ -146,29 +162,81 @@ pub struct ChannelLaunch {
 const WARPS: usize = 8;
 /// Its threads.
 const CHANNEL_BLOCK: usize = 32 * WARPS;
+/// Blocks that keep a GPU busy.
+const BUSY: usize = 256;
 
 impl ChannelLaunch {
-    /// For planes of `spatial` elements of `dtype`: with a part of a warp for each, a warp, or where there are fewer planes
-    /// than warps all of these. `None` where planes are too long.
-    pub fn new(samples: usize, spatial: usize, dtype: DType) -> Option<Self> {
+    /// For samples, channels and positions of `dtype`: with a part of a warp for each plane, a warp, or where there are
+    /// fewer planes than warps all of these. `None` where planes are too long.
+    pub fn new(sizes: [usize; 3], dtype: DType, capability: (i32, i32)) -> Option<Self> {
+        let [samples, channels, spatial] = sizes;
         let (whole, leaves) = (16 / dtype.size(), spatial.div_ceil(LEAF).max(1));
         let groups = leaves.next_power_of_two().min(whole);
         let is_long = leaves > whole;
         let warps = if is_long && samples < WARPS { WARPS } else { 1 };
-        Self::in_shape(Shape { groups, warps, is_long, ..Shape::of_columns(dtype) }, samples, spatial, dtype)
+        let shape = Shape { groups, warps, is_long, ..Shape::of_columns(dtype) };
+        let alone = Self::in_shape(shape, sizes, dtype, 1)?;
+        let teams = if warps == 1 { alone.threads as usize / team(shape, dtype) } else { 1 };
+        Self::in_shape(shape, sizes, dtype, cluster(channels, samples / teams.max(1), capability))
     }
 
-    /// The same in a given shape, or `None` where they do not fit it.
-    pub fn in_shape(shape: Shape, samples: usize, spatial: usize, dtype: DType) -> Option<Self> {
+    /// The same in a given shape and in clusters of this size, or `None` where planes do not fit the shape.
+    pub fn in_shape(
+        shape: Shape,
+        [samples, channels, spatial]: [usize; 3],
+        dtype: DType,
+        cluster: u32,
+    ) -> Option<Self> {
         let launch = shape.launch(spatial, dtype)?;
-        let team = LANES * dtype.size() / 16 * shape.groups;
-        let of_planes = samples.saturating_mul(team).clamp(1, CHANNEL_BLOCK).next_multiple_of(32);
+        let of_planes = samples.saturating_mul(team(shape, dtype)).clamp(1, CHANNEL_BLOCK).next_multiple_of(32);
         let threads = if shape.warps == 1 { of_planes as u32 } else { launch.threads };
-        Some(ChannelLaunch { shape, threads, sharing: launch.sharing })
+        let blocks = channels as u32 * cluster;
+        Some(ChannelLaunch { shape: Some(shape), blocks, threads, cluster, sharing: launch.sharing })
     }
 
-    /// Blocks and threads of a block for channels of `dtype` that lie side by side.
-    pub fn side_by_side(channels: usize, dtype: DType) -> (u32, u32) {
-        (channels.div_ceil(16 / dtype.size()).clamp(1, i32::MAX as usize) as u32, CHANNEL_BLOCK as u32)
+    /// The same where channels lie side by side.
+    pub fn side_by_side(sizes: [usize; 3], dtype: DType, capability: (i32, i32)) -> Self {
+        let [samples, channels, spatial] = sizes;
+        let width = spatial.next_power_of_two().clamp(1, LANES);
+        let warps = spatial.div_ceil(LEAF).next_power_of_two().clamp(1, WARPS);
+        let rounds = samples / (WARPS / warps * (LANES / width));
+        Self::side_by_side_in(sizes, dtype, cluster(channels.div_ceil(16 / dtype.size()), rounds, capability))
     }
+
+    /// The same in clusters of this size.
+    pub fn side_by_side_in([_, channels, _]: [usize; 3], dtype: DType, cluster: u32) -> Self {
+        let blocks = channels.div_ceil(16 / dtype.size()) as u32 * cluster;
+        let sharing = Sharing { pieces: 1, warps: 1, blocks: 1, rows_per_block: 1 };
+        ChannelLaunch { shape: None, blocks, threads: CHANNEL_BLOCK as u32, cluster, sharing }
+    }
+
+    /// The kernel of BatchNorm's statistics.
+    pub fn moments(&self, x: DType) -> PlaneKernel {
+        let is_shared = self.cluster > 1;
+        match self.shape {
+            Some(shape) => PlaneKernel::Moments { x, shape, is_shared },
+            None => PlaneKernel::SideMoments { x, is_shared },
+        }
+    }
+
+    /// The kernel of dweight and dbias; where channels lie side by side, dy has x's type.
+    pub fn correlate(&self, x: DType, dy: Storage) -> PlaneKernel {
+        let is_shared = self.cluster > 1;
+        match self.shape {
+            Some(shape) => PlaneKernel::Correlate { x, shape, dy, is_shared },
+            None => PlaneKernel::SideCorrelate { x, is_shared },
+        }
+    }
+}
+
+/// Threads that share a plane, of one warp.
+fn team(shape: Shape, dtype: DType) -> usize {
+    LANES * dtype.size() / 16 * shape.groups
+}
+
+/// Blocks of a cluster that share a channel, or what else there are `units` of: so many that the GPU is busy, if each has
+/// a round of planes at least.
+fn cluster(units: usize, rounds: usize, capability: (i32, i32)) -> u32 {
+    let most = if capability >= CLUSTERS { MAX_BLOCKS.min(BUSY / units.max(1)).min(rounds) } else { 1 };
+    1 << most.max(1).ilog2()
 }

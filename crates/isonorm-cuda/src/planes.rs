@@ -86,8 +86,8 @@ impl<'a> PlaneIo<'a> {
     pub fn in_place(x: PlanesMut<'a>) -> Self {
         PlaneIo { x: x.planes, y: x, stats: None, scratch: None }
     }
-    /// Saves the statistics, the five values of `isonorm::Stats`, of the compute type: of each channel for BatchNorm, of
-    /// each group of each sample for GroupNorm.
+    /// Saves the statistics, the five values of `isonorm::Stats`, of the compute type: of each channel for BatchNorm,
+    /// of each group of each sample for GroupNorm.
     pub fn stats(mut self, stats: SliceMut<'a>) -> Self {
         self.stats = Some(stats);
         self

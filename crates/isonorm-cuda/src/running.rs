@@ -26,13 +26,13 @@ impl<'a> Running<'a> {
         Running { mean, var }
     }
 
-    /// Queues their move by a batch of [`GroupNorm::instance`](crate::GroupNorm::instance), whose statistics `stats` are,
-    /// of planes of `count` values: towards the means over its samples. As `isonorm::Running::instances`.
+    /// Queues their move by a batch of [`GroupNorm::instance`](crate::GroupNorm::instance), whose statistics `stats`
+    /// are, of planes of `count` values: towards the means over its samples. As `isonorm::Running::instances`.
     ///
     /// # Errors
     ///
-    /// An [`Error`] where lengths, types or the momentum do not fit, a plane has a single value, tensors overlap, or CUDA
-    /// fails.
+    /// An [`Error`] where lengths, types or the momentum do not fit, a plane has a single value, tensors overlap, or
+    /// CUDA fails.
     pub fn instances(
         &mut self,
         stream: &Stream<'_>,

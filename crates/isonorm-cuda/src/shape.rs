@@ -14,8 +14,8 @@ const MAX_WARPS: usize = 16;
 const FULL_WARPS: usize = 8;
 
 /// Blocks of a cluster, at most, and the architecture from which there are clusters.
-const MAX_BLOCKS: usize = 8;
-const CLUSTERS: (i32, i32) = (9, 0);
+pub(crate) const MAX_BLOCKS: usize = 8;
+pub(crate) const CLUSTERS: (i32, i32) = (9, 0);
 
 /// Warps that share a row that is read again.
 const LONG_WARPS: usize = 8;
@@ -201,7 +201,7 @@ impl Units {
         Self::new(rows, rows.div_ceil(BATCH_LEAF).div_ceil(most), side_by_side)
     }
 
-    /// Of a batch of `rows`, for [`Kernel::Parameters`](crate::Kernel).
+    /// Of a batch of `rows`, for [`Kernel::Parameters`](crate::kernels::Kernel).
     pub fn of_columns(rows: usize) -> Self {
         Self::new(rows, rows.div_ceil(BATCH_LEAF).div_ceil(UNIT_BLOCKS), 1)
     }
@@ -236,13 +236,13 @@ impl Units {
         }
     }
 
-    /// Blocks and threads of a block of [`Kernel::Parameters`](crate::Kernel).
+    /// Blocks and threads of a block of [`Kernel::Parameters`](crate::kernels::Kernel).
     pub fn launch(&self, hidden: usize, x: DType) -> (u32, u32) {
         let threads = self.count * hidden.div_ceil(lanes(x));
         (threads.div_ceil(SMALL_BLOCK).max(1) as u32, SMALL_BLOCK as u32)
     }
 
-    /// Blocks and threads of a block of [`Kernel::Finish`](crate::Kernel).
+    /// Blocks and threads of a block of [`Kernel::Finish`](crate::kernels::Kernel).
     pub fn finish(hidden: usize) -> (u32, u32) {
         ((2 * hidden).div_ceil(32).max(1) as u32, FINISH_BLOCK as u32)
     }

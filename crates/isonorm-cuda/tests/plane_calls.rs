@@ -1,5 +1,5 @@
-//! BatchNorm, GroupNorm and InstanceNorm from options to bits: checks, kernels, launches. Driver and compiler are emulated;
-//! bits are the core's.
+//! BatchNorm, GroupNorm and InstanceNorm from options to bits: checks, kernels, launches. Driver and compiler are
+//! emulated; bits are the core's.
 #![allow(dead_code, unsafe_code)] // of what is shared with the core's tests; an overlap
 
 #[path = "../../isonorm/tests/channels/call.rs"]
@@ -247,6 +247,9 @@ fn groups_have_the_bits_of_the_core() {
 fn batches_have_the_bits_of_the_core() {
     both_ways(Norm::BatchNormTrain, [5, 3, 20], 3, DType::F32, false);
     both_ways(Norm::BatchNormTrain, [40, 24, 1], 24, DType::Bf16, true);
+    // So many samples of so few channels that blocks share them.
+    both_ways(Norm::BatchNormTrain, [64, 2, 3], 2, DType::F32, false);
+    both_ways(Norm::BatchNormTrain, [16, 4, 33], 4, DType::F32, true);
     both_ways(Norm::BatchNormEval, [5, 3, 20], 3, DType::F32, false);
     both_ways(Norm::BatchNormEval, [3, 4, 5], 4, DType::F32, true);
 }

@@ -1,5 +1,5 @@
-//! The kernels of BatchNorm, GroupNorm and InstanceNorm, run on the CPU: the stored bits of `spec/golden`, and the core's
-//! for any shape, layout, type and launch.
+//! The kernels of BatchNorm, GroupNorm and InstanceNorm, run on the CPU: the stored bits of `spec/golden`, and the
+//! core's for any shape, layout, type and launch.
 #![allow(dead_code)] // of what is shared with the core's tests
 
 #[path = "../../isonorm/tests/channels/call.rs"]
@@ -180,6 +180,20 @@ fn the_range_rule_is_each_channels_own() {
                 check(&backward, Gpu { layout: layouts(shape)[i], is_in_place: false, choice: i });
             }
         }
+    }
+}
+
+/// Samples that differ in size, on several blocks.
+#[test]
+fn the_range_rule_sees_all_samples() {
+    let shape = Channels { samples: 70, channels: 2, spatial: 3 };
+    let mut backward = Backward::new(Norm::BatchNormTrain, shape, 2, DType::F32, Kind::Normal);
+    if let Tensor::F32(x) = &mut backward.call.x {
+        x[64 * 2 * 3..].iter_mut().for_each(|x| *x *= 1e30);
+    }
+    for choice in [0, 1, 2, 4] {
+        let layout = if choice == 4 { PlaneLayout::first(shape) } else { PlaneLayout::last(shape) };
+        check(&backward, Gpu { layout, is_in_place: false, choice });
     }
 }
 

@@ -27,9 +27,12 @@ fn shapes(x: DType) -> [Shape; 4] {
     [shape(1, 1, false), shape(whole, 8, false), shape(whole, 1, true), shape(whole, 8, true)]
 }
 
-/// Rows without a question about what exists.
+/// Rows without a question about what exists, and rows that blocks share.
 fn whole(x: DType) -> Shape {
     Shape { is_whole: true, ..shapes(x)[1] }
+}
+fn clustered(x: DType) -> Shape {
+    Shape { warps: 2, blocks: 4, ..shapes(x)[1] }
 }
 
 /// One library for each type of x. Tensors of other types go through kernels for long rows, which do all.
@@ -43,13 +46,20 @@ fn emulation(x: DType) -> &'static Emulation {
         for (shape, others) in shapes(x).map(|shape| (shape, own)).into_iter().chain([(shapes(x)[3], any)]) {
             kernels.push(PlaneKernel::GroupForward { x: x_type, shape, y: others });
             kernels.push(PlaneKernel::GroupBackward { x: x_type, shape, dy: others, dx: others });
-            kernels.push(PlaneKernel::Correlate { x: x_type, shape, dy: others });
+            kernels.push(PlaneKernel::Correlate { x: x_type, shape, dy: others, is_shared: others == any });
         }
-        let shape = whole(x);
-        kernels.push(PlaneKernel::GroupForward { x: x_type, shape, y: own });
-        kernels.push(PlaneKernel::GroupBackward { x: x_type, shape, dy: own, dx: own });
-        kernels.extend(shapes(x).map(|shape| PlaneKernel::Moments { x: x_type, shape }));
-        kernels.extend([PlaneKernel::SideMoments { x: x_type }, PlaneKernel::SideCorrelate { x: x_type }]);
+        for shape in [whole(x), clustered(x)] {
+            kernels.push(PlaneKernel::GroupForward { x: x_type, shape, y: own });
+            kernels.push(PlaneKernel::GroupBackward { x: x_type, shape, dy: own, dx: own });
+        }
+        kernels.extend(shapes(x).map(|shape| PlaneKernel::Moments { x: x_type, shape, is_shared: false }));
+        for is_shared in [false, true] {
+            kernels.push(PlaneKernel::SideMoments { x: x_type, is_shared });
+            kernels.push(PlaneKernel::SideCorrelate { x: x_type, is_shared });
+        }
+        let shape = shapes(x)[0];
+        kernels.push(PlaneKernel::Moments { x: x_type, shape, is_shared: true });
+        kernels.push(PlaneKernel::Correlate { x: x_type, shape, dy: own, is_shared: true });
         for others in [own, any] {
             kernels.push(PlaneKernel::Apply { compute, x: others, y: others });
             kernels.push(PlaneKernel::Gradients { x: x_type, dy: others, dx: others });
@@ -214,14 +224,15 @@ impl Work<'_> {
     }
 
     /// One of the shapes in which `launch` works, for tensors of this storage.
-    fn choose<L>(&self, storage: Storage, launch: impl Fn(Shape) -> Option<L>) -> (Shape, L) {
+    fn choose<L>(&self, storage: Storage, more: Option<Shape>, launch: impl Fn(Shape) -> Option<L>) -> (Shape, L) {
         let shapes = shapes(self.call.x.dtype());
         let shapes = if storage == Storage::Any { &shapes[3..] } else { &shapes };
-        let mut all: Vec<_> = shapes.iter().filter_map(|shape| Some((*shape, launch(*shape)?))).collect();
+        let all = shapes.iter().copied().chain(more);
+        let mut all: Vec<_> = all.filter_map(|shape| Some((shape, launch(shape)?))).collect();
         all.swap_remove(self.gpu.choice % all.len())
     }
 
-    fn groups(&self, storage: Storage) -> (Shape, Groups, [u32; 2]) {
+    fn groups(&self, storage: Storage) -> (Shape, Groups, [u32; 3]) {
         let ([samples, channels, spatial], call) = (self.sizes(), self.call);
         let (per, count) = (channels / call.groups, samples * call.groups);
         let hidden = per * spatial;
@@ -229,7 +240,8 @@ impl Work<'_> {
         let whole = whole(call.x.dtype());
         let is_whole = self.gpu.layout.strides[1..] == [spatial, 1] && self.gpu.layout.offset == 0;
         let launch_whole = launch(whole).filter(|_| is_whole && storage != Storage::Any);
-        let (shape, launch) = launch_whole.map_or_else(|| self.choose(storage, launch), |launch| (whole, launch));
+        let more = Some(clustered(call.x.dtype())).filter(|_| storage != Storage::Any);
+        let (shape, launch) = launch_whole.map_or_else(|| self.choose(storage, more, launch), |launch| (whole, launch));
         let rows = Rows {
             eps: self.round(call.eps.value),
             eps_outside: call.eps.outside.into(),
@@ -237,17 +249,17 @@ impl Work<'_> {
             ..Rows::new(count, hidden, &launch)
         };
         let groups = Groups { rows, groups: call.groups as i64, per: per as i64, spatial: spatial as i64 };
-        // One block less than there is work for, if that is any: blocks go on to further rows.
-        (shape, groups, [(launch.blocks(count) - 1).max(1), launch.threads])
+        // One cluster less than there is work for, if that is any: blocks go on to further rows.
+        (shape, groups, [(launch.blocks(count) - launch.cluster).max(launch.cluster), launch.threads, launch.cluster])
     }
 
     fn group_forward(&mut self, x: Planes, y: Planes, y_type: DType, saved: &mut Saved) {
         let storage = self.storage([y_type]);
-        let (shape, groups, [blocks, threads]) = self.groups(storage);
+        let (shape, groups, grid) = self.groups(storage);
         let (weight, bias) = (argument(&mut self.weight), argument(&mut self.bias));
         let args = GroupForward { groups, x, y, weight, bias, stats: address(saved) };
         let kernel = PlaneKernel::GroupForward { x: dtype(self.call.x.dtype()), shape, y: storage };
-        self.emulation.run(&Kernel::Planes(kernel), &args, blocks, threads);
+        self.run(kernel, &args, grid);
     }
 
     fn group_backward(
@@ -257,32 +269,39 @@ impl Work<'_> {
         saved: &mut Saved,
     ) {
         let storage = self.storage([dy_type, dx_type]);
-        let (shape, groups, [blocks, threads]) = self.groups(storage);
+        let (shape, groups, grid) = self.groups(storage);
         let (known, stats) = if is_known { (address(saved), null_mut()) } else { (null_mut(), address(saved)) };
         let args = GroupBackward { groups, x, dy, dx, weight: argument(&mut self.weight), known, stats };
         let kernel = PlaneKernel::GroupBackward { x: dtype(self.call.x.dtype()), shape, dy: storage, dx: storage };
-        self.emulation.run(&Kernel::Planes(kernel), &args, blocks, threads);
+        self.run(kernel, &args, grid);
     }
 
     /// Which of the two kernels sums over channels, its blocks and threads, and what it takes.
-    fn channels(&self, storage: Storage) -> (Option<Shape>, [u32; 2], Channels) {
-        let ([samples, channels, spatial], call) = (self.sizes(), self.call);
-        let x = dtype(call.x.dtype());
-        let with_options = |channels| Channels {
+    fn channels(&self, storage: Storage) -> (ChannelLaunch, [u32; 3], Channels) {
+        let (call, sizes, x) = (self.call, self.sizes(), dtype(self.call.x.dtype()));
+        let is_side_by_side = self.gpu.layout.is_last() && storage == Storage::Of(x) && self.gpu.choice % 4 != 3;
+        let launch = if is_side_by_side {
+            ChannelLaunch::side_by_side_in(sizes, x, [1, 2, 3][self.gpu.choice % 3])
+        } else {
+            let shared = if storage == Storage::Any { 2 } else { 1 };
+            let (shape, launch) = self.choose(storage, None, |shape| ChannelLaunch::in_shape(shape, sizes, x, shared));
+            // Planes of a part of a warp are shared by blocks too.
+            let is_small = shape == shapes(call.x.dtype())[0] && self.gpu.choice % 8 == 4;
+            if is_small { ChannelLaunch::in_shape(shape, sizes, x, 3).unwrap_or(launch) } else { launch }
+        };
+        let channels = Channels {
             eps: self.round(call.eps.value),
             eps_outside: call.eps.outside.into(),
             weight_offset: self.round(call.offset),
-            ..channels
+            ..Channels::new(sizes, &launch)
         };
-        if self.gpu.layout.is_last() && storage == Storage::Of(x) && self.gpu.choice % 4 != 3 {
-            let (blocks, threads) = ChannelLaunch::side_by_side(channels, x);
-            return (None, [blocks, threads], with_options(Channels::side_by_side(self.sizes())));
-        }
-        let launch = |shape| ChannelLaunch::in_shape(shape, samples, spatial, x);
-        let (shape, launch) = self.choose(storage, launch);
-        // One block less than there are channels: it goes on to another.
-        let blocks = [(channels as u32 - 1).max(1), launch.threads];
-        (Some(shape), blocks, with_options(Channels::new(self.sizes(), &launch)))
+        // One cluster less than there is work for: it goes on to another channel. Side by side there is one for each.
+        let less = if is_side_by_side { 0 } else { launch.cluster };
+        (launch, [(launch.blocks - less).max(launch.cluster), launch.threads, launch.cluster], channels)
+    }
+
+    fn run<A: Copy>(&self, kernel: PlaneKernel, args: &A, [blocks, threads, cluster]: [u32; 3]) {
+        self.emulation.run_in_clusters(&Kernel::Planes(kernel), args, blocks, threads, cluster);
     }
 
     fn running(&mut self) -> Running {
@@ -293,13 +312,11 @@ impl Work<'_> {
 
     fn moments(&mut self, x: Planes, saved: &mut Saved, values: *mut c_void) {
         let x_type = dtype(self.call.x.dtype());
-        let (shape, [blocks, threads], channels) = self.channels(Storage::Of(x_type));
+        let (launch, grid, channels) = self.channels(Storage::Of(x_type));
         let (weight, bias) = (argument(&mut self.weight), argument(&mut self.bias));
         let running = self.running();
         let args = Moments { channels, x, weight, bias, running, stats: address(saved), values };
-        let side = PlaneKernel::SideMoments { x: x_type };
-        let kernel = shape.map_or(side, |shape| PlaneKernel::Moments { x: x_type, shape });
-        self.emulation.run(&Kernel::Planes(kernel), &args, blocks, threads);
+        self.run(launch.moments(x_type), &args, grid);
     }
 
     fn correlate(
@@ -311,14 +328,12 @@ impl Work<'_> {
     ) {
         let storage = self.storage([dy_type]);
         let x_type = dtype(self.call.x.dtype());
-        let (shape, [blocks, threads], channels) = self.channels(storage);
+        let (launch, grid, channels) = self.channels(storage);
         let [dweight, dbias] = wanted.each_mut().map(argument);
         let groups = if self.call.norm == Norm::GroupNorm { self.call.groups as i64 } else { 0 };
         let (stats, weight) = (address(saved), argument(&mut self.weight));
         let args = Correlate { channels, x, dy, groups, stats, weight, dweight, dbias, values };
-        let side = PlaneKernel::SideCorrelate { x: x_type };
-        let kernel = shape.map_or(side, |shape| PlaneKernel::Correlate { x: x_type, shape, dy: storage });
-        self.emulation.run(&Kernel::Planes(kernel), &args, blocks, threads);
+        self.run(launch.correlate(x_type, storage), &args, grid);
     }
 
     fn evaluate(&mut self, is_backward: bool, saved: &mut Saved, values: *mut c_void) {

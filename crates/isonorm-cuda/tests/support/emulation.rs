@@ -8,6 +8,7 @@ use std::fs;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use isonorm_cuda::kernels::{HEADERS, Kernel, SOURCES};
 use libloading::Library;
@@ -120,9 +121,11 @@ impl Conversions {
     }
 }
 
-/// In a folder of its own, which gets its name when everything is there: other processes may do the same.
+/// In a folder of its own, which gets its name when everything is there: other threads and processes may do the same.
 fn compile(program: &str, folder: &Path, library: &Path) {
-    let own = PathBuf::from(format!("{}.{}", folder.display(), std::process::id()));
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let own = PathBuf::from(format!("{}.{}.{number}", folder.display(), std::process::id()));
     fs::create_dir_all(&own).expect("the folder of temporary files can be written");
     let put = |name: &str, text: &str| fs::write(own.join(name), text).expect("the folder can be written");
     HEADERS.iter().chain(&SOURCES).for_each(|(name, text)| put(name, text));
