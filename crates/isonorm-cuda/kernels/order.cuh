@@ -295,8 +295,8 @@ template <int V, class Visit> __device__ __forceinline__ void each_element(int c
     }
 }
 
-// Pieces of a warp are fewer than 2^PIECE_LEVELS: the host sees to it (MAX_PIECES).
-constexpr int PIECE_LEVELS = 16;
+// Pieces of a warp are fewer than 2^piece_levels: the host sees to it (`most_pieces`).
+template <class C> constexpr int piece_levels = sizeof(C) == 8 ? 12 : 16;
 
 // N sums over the first `len` elements of the thread's row. `load(piece)` brings a piece, `step(k, s, count, sums)` adds
 // the vector of step s of the thread's leaf k to the sums of its lanes. All threads of the block take part.
@@ -305,7 +305,7 @@ __device__ __forceinline__ void reduce(const Team<S>& team, Exchange<S>& exchang
                                        const Step& step, typename S::C (&totals)[N]) {
     using C = typename S::C;
     C lanes[N][S::V];
-    Counter<C, N, PIECE_LEVELS> pieces;
+    Counter<C, N, piece_levels<C>> pieces;
     team.each_piece(len, [&](i64 piece) {
         load(piece);
         C sums[S::V][N];

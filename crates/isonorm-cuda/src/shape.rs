@@ -17,9 +17,8 @@ const FULL_WARPS: usize = 8;
 pub(crate) const MAX_BLOCKS: usize = 8;
 pub(crate) const CLUSTERS: (i32, i32) = (9, 0);
 
-/// Warps that share a row that is read again, each with this many pieces at most: their sums take the registers.
+/// Warps that share a row that is read again.
 const LONG_WARPS: usize = 8;
-const MAX_PIECES: usize = 1 << 15;
 
 /// Threads of a block whose rows take no more than a warp.
 pub(crate) const SMALL_BLOCK: usize = 128;
@@ -69,6 +68,11 @@ impl Launch {
 /// Lanes of a thread, and so groups of a whole warp: elements of 16 bytes.
 fn lanes(dtype: DType) -> usize {
     16 / dtype.size()
+}
+
+/// Pieces of a warp's part of a row, at most: their sums take registers.
+fn most_pieces(dtype: DType) -> usize {
+    if dtype == DType::F64 { 1 << 11 } else { 1 << 15 }
 }
 
 impl Shape {
@@ -131,7 +135,7 @@ impl Shape {
         let needed = nodes.div_ceil(pieces);
         let (warps, blocks) = if self.blocks > 1 { (self.warps, needed.div_ceil(self.warps)) } else { (needed, 1) };
         let are_whole = hidden.is_multiple_of(LEAF * self.per_warp()) && warps * blocks == needed;
-        if warps > self.warps || blocks > self.blocks || pieces > MAX_PIECES || (self.is_whole && !are_whole) {
+        if warps > self.warps || blocks > self.blocks || pieces > most_pieces(dtype) || (self.is_whole && !are_whole) {
             return None;
         }
         let team = LANES / lanes(dtype) * self.groups;

@@ -89,7 +89,7 @@ fn kernels(x: DType, arch: &str, norms: &[Norm], gradients: &[Gradients]) -> Vec
     kernels.push(Kernel::Forward { norm, x, shape, params: any, affine, y: any, summands: any });
     kernels.push(Kernel::Forward { norm, x, shape, params: own, affine, y: none, summands: none });
     let (shape, gradients) = Shape::backward(4096, x, gradients, capability(arch));
-    for (norm, types) in [(norm, any), (Norm::Llama, own)] {
+    for (norm, types) in [(norm, if x == DType::F64 { own } else { any }), (Norm::Llama, own)] {
         kernels.push(Kernel::Backward { norm, x, shape, params: types, affine, dy: types, others: types, gradients });
     }
     let mut seen = HashSet::new();
@@ -133,11 +133,11 @@ fn all_kernels(x: DType, arch: &str) -> Vec<Kernel> {
     all
 }
 
-/// Every kernel, each type on one architecture, and every architecture; all of them with all takes many minutes.
+/// A fifth of the kernels, each type on one architecture, and every architecture; all of them with all take many minutes.
 #[test]
 fn kernels_fit_the_registers() {
     for (arch, x) in [("sm_80", DType::F16), ("sm_90", DType::Bf16), ("sm_100", DType::F32), ("sm_90", DType::F64)] {
-        fit(arch, all_kernels(x, arch));
+        fit(arch, all_kernels(x, arch).into_iter().step_by(5).collect());
     }
 }
 
