@@ -149,13 +149,16 @@ const CHANNEL_BLOCK: usize = 32 * WARPS;
 
 impl ChannelLaunch {
     /// For planes of `spatial` elements of `dtype`: with a part of a warp for each, a warp, or where there are fewer planes
-    /// than warps all of these. `None` where planes are too long.
+    /// than warps, or they are too long for one, all of these. `None` where planes are too long for these too.
     pub fn new(samples: usize, spatial: usize, dtype: DType) -> Option<Self> {
         let (whole, leaves) = (16 / dtype.size(), spatial.div_ceil(LEAF).max(1));
         let groups = leaves.next_power_of_two().min(whole);
         let is_long = leaves > whole;
-        let warps = if is_long && samples < WARPS { WARPS } else { 1 };
-        Self::in_shape(Shape { groups, warps, is_long, ..Shape::of_columns(dtype) }, samples, spatial, dtype)
+        let in_warps = |warps| {
+            Self::in_shape(Shape { groups, warps, is_long, ..Shape::of_columns(dtype) }, samples, spatial, dtype)
+        };
+        let of_a_warp = in_warps(1).filter(|_| !is_long || samples >= WARPS);
+        of_a_warp.or_else(|| in_warps(WARPS))
     }
 
     /// The same in a given shape, or `None` where they do not fit it.
