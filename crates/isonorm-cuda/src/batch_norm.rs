@@ -94,7 +94,7 @@ impl<'a> BatchNorm<'a> {
 
     /// Elements of the compute type that `scratch` of a call needs.
     pub fn scratch(&self) -> usize {
-        (STATS + PlaneGradients::VALUES) * self.options.channels
+        self.options.channels.saturating_mul(STATS + PlaneGradients::VALUES)
     }
 
     /// Queues y, normalized by the batch's own statistics, and moves the running ones where there are any.
@@ -176,6 +176,10 @@ impl<'a> BatchNorm<'a> {
         let shape = self.check_backward(&io, &[("running_mean", mean), ("running_var", var)])?;
         let scratch = Scratch::of(io.scratch.as_ref(), self.scratch(), x)?;
         let (stats, values) = (scratch.at(0), scratch.at(STATS * self.options.channels));
+        if io.wants_gradients() {
+            // Before anything is queued.
+            self.options.over_channels(&shape, x, is_side_by_side(&shape), stream.device().capability())?;
+        }
         stream.device().within(|| {
             self.launch_evaluate(stream, x, true, [mean, var], stats, values)?;
             if io.wants_gradients() {

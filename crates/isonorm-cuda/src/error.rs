@@ -79,16 +79,6 @@ pub enum Error {
         /// What the driver says of it.
         text: String,
     },
-    /// Memory of another GPU than the call's.
-    #[error("{name} is in the memory of GPU {found}, expected GPU {expected}, which the call runs on")]
-    Elsewhere {
-        /// Which tensor.
-        name: &'static str,
-        /// Its GPU.
-        found: usize,
-        /// The call's GPU.
-        expected: usize,
-    },
     /// Rows that no launch holds.
     #[error("rows have {hidden} elements, which no kernel can do: cut them, or use the CPU")]
     TooLong {

@@ -112,10 +112,11 @@ impl<'a> GroupNorm<'a> {
         let scratch = Scratch::of(io.scratch.as_ref(), if is_needed { self.scratch(shape.samples) } else { 0 }, x)?;
         let mut known = io.stats.map_or(null_mut(), |stats| stats.pointer());
         let room = if is_needed { scratch.at(0) } else { null_mut() };
+        if shape.is_empty() {
+            return stream.device().within(|| self.correlate(stream, &shape, &io, room));
+        }
+        let work = self.backward_work(stream, &shape, &io)?;
         stream.device().within(|| {
-            if shape.is_empty() {
-                return self.correlate(stream, &shape, &io, room);
-            }
             // What dx overwrites is read before.
             let is_first = io.wants_gradients() && (io.is_in_place() || !is_needed);
             if is_first && is_needed {
@@ -125,7 +126,7 @@ impl<'a> GroupNorm<'a> {
             if is_first {
                 self.correlate(stream, &shape, &io, known)?;
             }
-            self.launch_backward(stream, &shape, &io, known, if known.is_null() { room } else { null_mut() })?;
+            self.launch_backward(stream, &work, &io, known, if known.is_null() { room } else { null_mut() })?;
             if is_first { Ok(()) } else { self.correlate(stream, &shape, &io, room) }
         })
     }
@@ -133,7 +134,7 @@ impl<'a> GroupNorm<'a> {
     /// Elements of the compute type that [`PlaneBackwardIo::scratch`] needs for gradients of the parameters over
     /// `samples` samples, where statistics are not given.
     pub fn scratch(&self, samples: usize) -> usize {
-        STATS * samples * self.groups
+        samples.saturating_mul(self.groups).saturating_mul(STATS)
     }
 
     fn correlate(
@@ -198,18 +199,21 @@ impl<'a> GroupNorm<'a> {
         stream.launch(&Kernel::Planes(kernel), &args, work.grid())
     }
 
+    fn backward_work(&self, stream: &Stream<'_>, shape: &PlaneShape, io: &PlaneBackwardIo<'_>) -> Result<Work, Error> {
+        let (x, capability) = (io.x.data.dtype(), stream.device().capability());
+        let kernel = |hidden| Shape::backward(hidden, x, Gradients::None, capability).0;
+        self.groups(shape, &[&io.x, &io.dy, &io.dx.planes], kernel)
+    }
+
     fn launch_backward(
         &self,
         stream: &Stream<'_>,
-        shape: &PlaneShape,
+        work: &Work,
         io: &PlaneBackwardIo<'_>,
         known: *mut c_void,
         stats: *mut c_void,
     ) -> Result<(), Error> {
         let (x, dx) = (io.x.data.dtype(), &io.dx.planes);
-        let capability = stream.device().capability();
-        let work = self
-            .groups(shape, &[&io.x, &io.dy, dx], |hidden| Shape::backward(hidden, x, Gradients::None, capability).0)?;
         let args = GroupBackward {
             groups: work.groups,
             x: io.x.argument(),

@@ -167,16 +167,19 @@ const BUSY: usize = 256;
 
 impl ChannelLaunch {
     /// For samples, channels and positions of `dtype`: with a part of a warp for each plane, a warp, or where there are
-    /// fewer planes than warps all of these. `None` where planes are too long.
+    /// fewer planes than warps, or they are too long for one, all of these. `None` where planes are too long for these too.
     pub fn new(sizes: [usize; 3], dtype: DType, capability: (i32, i32)) -> Option<Self> {
         let [samples, channels, spatial] = sizes;
         let (whole, leaves) = (16 / dtype.size(), spatial.div_ceil(LEAF).max(1));
         let groups = leaves.next_power_of_two().min(whole);
         let is_long = leaves > whole;
-        let warps = if is_long && samples < WARPS { WARPS } else { 1 };
-        let shape = Shape { groups, warps, is_long, ..Shape::of_columns(dtype) };
-        let alone = Self::in_shape(shape, sizes, dtype, 1)?;
-        let teams = if warps == 1 { alone.threads as usize / team(shape, dtype) } else { 1 };
+        let in_warps = |warps| {
+            let shape = Shape { groups, warps, is_long, ..Shape::of_columns(dtype) };
+            Self::in_shape(shape, sizes, dtype, 1).map(|alone| (shape, alone))
+        };
+        let of_a_warp = in_warps(1).filter(|_| !is_long || samples >= WARPS);
+        let (shape, alone) = of_a_warp.or_else(|| in_warps(WARPS))?;
+        let teams = if shape.warps == 1 { alone.threads as usize / team(shape, dtype) } else { 1 };
         Self::in_shape(shape, sizes, dtype, cluster(channels, samples / teams.max(1), capability))
     }
 

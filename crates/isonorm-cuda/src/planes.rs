@@ -1,12 +1,12 @@
 //! Samples of channels in device memory, and what a call over them reads and writes.
 
+use isonorm::DType;
 use isonorm::rules::{self, PlaneLayout, PlaneShape};
-use isonorm::{DType, Error as CallError};
 
 use crate::error::Error;
 use crate::kernels::{Planes as Argument, Tensor as Rows};
 use crate::memory::{Slice, SliceMut};
-use crate::row_norm::STATS;
+use crate::row_norm::{self, STATS};
 use crate::walk::check_disjoint;
 
 /// A tensor `[samples, channels, spatial]` that is read. As `isonorm::Planes`.
@@ -244,11 +244,7 @@ pub(crate) fn check_stats(
     expected: usize,
     per: &'static str,
 ) -> Result<(), Error> {
-    let Some(stats) = stats else { return Ok(()) };
-    let (len, dtype) = stats.kind();
-    rules::check_saved(x, (dtype, len / STATS), expected, per)?;
-    if len.is_multiple_of(STATS) {
-        return Ok(());
-    }
-    Err(CallError::NotWhole { name: "stats", what: "statistics", found: len, size: STATS }.into())
+    row_norm::check_stats(stats, x)?;
+    let Some((len, dtype)) = stats.map(Slice::kind) else { return Ok(()) };
+    Ok(rules::check_saved(x, (dtype, len / STATS), expected, per)?)
 }

@@ -201,14 +201,14 @@ impl Cut {
         let (shape, gradients) = Shape::backward(norm.hidden, x, wanted, device.capability());
         let launch = shape.launch(norm.hidden, x)?;
         Some(match gradients {
-            Gradients::None => Cut { units: Units::of_columns(rows), stats: STATS * rows.max(1) },
+            Gradients::None => Cut { units: Units::of_columns(rows), stats: rows.max(1).saturating_mul(STATS) },
             _ => Cut { units: Units::of(rows, &launch), stats: 0 },
         })
     }
 
     /// Values of scratch memory.
     fn values(&self, hidden: usize) -> usize {
-        self.stats + self.units.values(hidden)
+        self.stats.saturating_add(self.units.values(hidden))
     }
 }
 

@@ -1,7 +1,7 @@
 //! RMSNorm and LayerNorm of rows in device memory: options, checks, and which kernels are launched.
 
 use isonorm::rules::{self, Tensor};
-use isonorm::{DType, Recipe};
+use isonorm::{DType, Error as CallError, Recipe};
 
 use crate::device::Stream;
 use crate::error::Error;
@@ -192,11 +192,7 @@ impl<'a> RowNorm<'a> {
 
     fn check_forward(&self, io: &Io<'_>, x: DType) -> Result<Grid<5>, Error> {
         let (y, stats) = (&io.y.rows, io.stats.as_ref().map(SliceMut::as_slice));
-        rules::check_type("y", y.data.dtype(), x)?;
-        if let Some((residual, _)) = &io.sum {
-            rules::check_type("x", io.x.data.dtype(), x)?;
-            rules::check_type("residual", residual.data.dtype(), x)?;
-        }
+        check_types(io, x)?;
         check_stats(stats.as_ref(), x)?;
         let (residual, r) = io.sum.as_ref().map(|(residual, r)| (residual, &r.rows)).unzip();
         let grid = Grid::of(
@@ -248,13 +244,28 @@ impl<'a> RowNorm<'a> {
     }
 }
 
-/// Statistics are of the compute type.
+/// Types beside that of what is normalized.
+fn check_types(io: &Io<'_>, x: DType) -> Result<(), Error> {
+    let summands = io.sum.iter().flat_map(|(residual, _)| [("x", &io.x), ("residual", residual)]);
+    let mut all = summands.chain([("y", &io.y.rows)]);
+    Ok(all.try_for_each(|(name, rows)| rules::check_type(name, rows.data.dtype(), x)).map_err(|error| match error {
+        CallError::Type { name, found, expected, .. } if io.sum.is_some() => {
+            CallError::Type { name, found, like: "x + residual", expected }
+        }
+        other => other,
+    })?)
+}
+
+/// Statistics are of the compute type, and whole.
 pub(crate) fn check_stats(stats: Option<&Slice<'_>>, x: DType) -> Result<(), Error> {
-    let expected = rules::compute(x);
-    match stats.map(|stats| stats.dtype()).filter(|found| *found != expected) {
-        Some(found) => Err(isonorm::Error::TypeIsNot { name: "stats", found, expected }.into()),
-        None => Ok(()),
+    let (Some((len, found)), expected) = (stats.map(Slice::kind), rules::compute(x)) else { return Ok(()) };
+    if found != expected {
+        return Err(CallError::TypeIsNot { name: "stats", found, expected }.into());
     }
+    if len.is_multiple_of(STATS) {
+        return Ok(());
+    }
+    Err(CallError::NotWhole { name: "stats", what: "statistics", found: len, size: STATS }.into())
 }
 
 /// How a kernel takes a tensor beside an x of type `x`.

@@ -215,7 +215,7 @@ impl Units {
 
     /// Values of the compute type that scratch memory has.
     pub fn values(&self, hidden: usize) -> usize {
-        self.count * self.slots * 2 * hidden
+        (self.count * self.slots * 2).saturating_mul(hidden)
     }
 
     /// As a kernel takes scratch memory of as many values.

@@ -16,8 +16,8 @@ impl<const N: usize> Grid<N> {
     pub(crate) fn of(tensors: &[Option<Tensor<'_>>; N], hidden: usize) -> Result<Self, Error> {
         let walks = Walks::of(tensors, hidden, Sequence::Logical)?;
         match walks.grid.lens().len() {
-            0..=2 => Ok(Grid { walks }),
-            found => Err(Error::Strides { found }),
+            found @ 3.. if walks.grid.rows > 0 => Err(Error::Strides { found }),
+            _ => Ok(Grid { walks }),
         }
     }
 

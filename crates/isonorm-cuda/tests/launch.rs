@@ -8,22 +8,10 @@ use isonorm::{DType, Level};
 use isonorm_cuda::{BackwardIo, Device, Error, Io, RowNorm, Rows, RowsMut, Slice, SliceMut, Stream};
 use isonorm_testing::values::Kind;
 use support::core::{Norm as Spec, Tensor, Which, assert_same_bits, one};
-use support::gpu::{self, Memory};
+use support::gpu::{self, Memory, norm_of};
 use support::memory::dtype;
 
 type Name = isonorm_testing::DType;
-
-/// A norm's options beside its parameters in device memory.
-fn norm_of<'a>(spec: &Spec, params: [Option<Slice<'a>>; 2]) -> RowNorm<'a> {
-    let mut norm = if spec.which == Which::Rms { RowNorm::rms(spec.hidden) } else { RowNorm::layer(spec.hidden) };
-    norm = norm.eps(spec.eps.value).weight_offset(spec.offset);
-    norm = if spec.eps.outside { norm.eps_outside() } else { norm };
-    norm = if spec.llama { norm.recipe(isonorm::Recipe::Llama) } else { norm };
-    norm = spec.partial.map_or(norm, |k| norm.partial(k));
-    let [weight, bias] = params;
-    norm = weight.map_or(norm, |weight| norm.weight(weight));
-    bias.map_or(norm, |bias| norm.bias(bias))
-}
 
 fn stream(ordinal: usize) -> Stream<'static> {
     gpu::emulate();
@@ -208,6 +196,50 @@ fn refusals() {
     let io = BackwardIo::new(x.slice(), x.slice(), dx.slice_mut()).dweight(dweight.slice_mut());
     let error = norm.backward(&stream, io).expect_err("no scratch");
     assert!(matches!(error, Error::Scratch { found: 0, .. }), "{error}");
+}
+
+/// Sums of other types, statistics that are not whole, and scratch memory for more rows than there can be.
+#[test]
+fn refusals_name_what_is_wrong() {
+    let stream = stream(0);
+    let device = stream.device();
+    let [x, wide] = [Name::F32, Name::F64].map(|name| Memory::of(device, &Tensor::values(name, Kind::Normal, 1, 192)));
+    let [mut y, mut stats] = [192, 11].map(|len| Memory::empty(device, Name::F32, len));
+    let mut r = Memory::empty(device, Name::F64, 192);
+    let norm = RowNorm::rms(96);
+    let refused = |result: Result<(), Error>, expected: &str| {
+        let error = result.expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    let io = Io::add(x.slice(), wide.slice(), r.slice_mut(), y.slice_mut());
+    refused(norm.forward(&stream, io), "x is f32, which does not go with x + residual of f64");
+    let io = Io::new(x.slice(), y.slice_mut()).stats(stats.slice_mut());
+    refused(norm.forward(&stream, io), "stats has 11 elements, which is not a whole number of statistics of 5");
+    let mut scratch = Memory::empty(device, Name::F32, 0);
+    let io = BackwardIo::new(x.slice(), x.slice(), y.slice_mut()).stats(stats.slice());
+    refused(norm.backward(&stream, io.scratch(scratch.slice_mut())), "not a whole number of statistics of 5");
+    for hidden in [96, 40_000] {
+        assert!(RowNorm::rms(hidden).scratch(device, usize::MAX, DType::F32) > 0, "{hidden}");
+    }
+    assert_eq!(
+        RowNorm::rms(40_000).scratch(Stream::default(Device::new(1).expect("two")).device(), usize::MAX, DType::F32),
+        usize::MAX
+    );
+}
+
+/// Leading dimensions of any strides, where there are no rows along them.
+#[test]
+fn no_rows() {
+    let stream = stream(0);
+    let (x, mut y) = (Memory::empty(stream.device(), Name::F32, 0), Memory::empty(stream.device(), Name::F32, 0));
+    let (shape, strides) = ([2, 0, 3], [7, isize::MAX, -5]);
+    let rows = || Rows::strided(x.slice(), usize::MAX, &shape, &strides);
+    let norm = RowNorm::layer(96);
+    norm.forward(&stream, Io::new(rows(), y.slice_mut())).expect("nothing to do");
+    let mut dbias = Memory::of(stream.device(), &Tensor::sentinel(Name::F32, 96));
+    let io = BackwardIo::new(rows(), rows(), y.slice_mut()).dbias(dbias.slice_mut());
+    norm.backward(&stream, io).expect("a sum of nothing");
+    assert_same_bits(&"dbias", 96, &Tensor::F32(vec![0.0; 96]), &dbias.read(&stream));
 }
 
 #[test]

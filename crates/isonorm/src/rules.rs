@@ -6,8 +6,11 @@ pub use crate::params::{Kind, check_param, check_params, check_partial, check_ty
 pub use crate::planes::{Layout as PlaneLayout, Shape as PlaneShape, check_saved};
 pub use crate::rows::Layout;
 
+use std::hint::black_box;
+
 use crate::element::{Compute, DType, Element, with_element};
 use crate::error::Error;
+use crate::isa::float_env::FloatEnv;
 use crate::running::Update;
 use crate::stats::EpsOption;
 
@@ -19,12 +22,15 @@ pub fn compute(x: DType) -> DType {
 /// eps, rounded to the compute type of x.
 pub fn eps(value: f64, outside: bool, x: DType) -> Result<f64, Error> {
     let eps = EpsOption { value, outside };
-    with_element!(x, T => Ok(eps.rounded::<<T as Element>::Compute>()?.value().to_f64()))
+    with_element!(x, T => eps.rounded::<<T as Element>::Compute>().map(drop))?;
+    Ok(rounded(value, x).abs())
 }
 
-/// Any other option, rounded to it.
+/// Any other option, rounded to it, whatever the host does to small numbers.
 pub fn rounded(value: f64, x: DType) -> f64 {
-    with_element!(x, T => <T as Element>::Compute::from_f64(value).to_f64())
+    let _env = FloatEnv::standard();
+    // The black boxes keep the rounding between the setting of the environment and its restoring.
+    with_element!(x, T => black_box(<T as Element>::Compute::from_f64(black_box(value)).to_f64()))
 }
 
 /// The share of a batch in running statistics, rounded to the compute type of x.

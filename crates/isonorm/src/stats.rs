@@ -101,10 +101,6 @@ pub(crate) struct Eps<C> {
 }
 
 impl<C: Compute> Eps<C> {
-    pub(crate) fn value(self) -> C {
-        self.value
-    }
-
     /// One over the root of a mean square or variance.
     #[inline(always)]
     pub(crate) fn inverse_root(self, ms: C) -> C {

@@ -9,7 +9,7 @@ use std::hint::black_box;
 
 use isonorm::{
     BackwardIo, BatchNorm, Cpu, Error, Io, Level, Measuring, Partial, PlaneBackwardIo, PlaneIo, Planes, PlanesMut,
-    Pool, RmsNorm, Running, Stats,
+    Pool, RmsNorm, Running, Stats, rules,
 };
 use isonorm_testing::DType;
 use isonorm_testing::oracle::{self, Eps};
@@ -73,6 +73,20 @@ fn what_is_refused_is_refused_under_any_setting() {
         assert!(matches!(offset, Err(Error::OffsetWithoutWeight { .. })), "1e-310 under {host:x}: {offset:?}");
     }
     assert_eq!((y, wide_y), ([0.0; 4], [0.0; 4]), "nothing is written");
+}
+
+/// As crates with kernels of their own are told them.
+#[test]
+fn options_are_rounded_alike_under_any_setting() {
+    for host in [DEFAULT].into_iter().chain(HOSTS) {
+        for (x, value) in [(isonorm::DType::F32, 1e-40), (isonorm::DType::Bf16, 1.1), (isonorm::DType::F64, 1e-310)] {
+            let (eps, rounded) =
+                under(host, || (rules::eps(black_box(value), false, x), rules::rounded(black_box(-value), x)));
+            let expected = if x == isonorm::DType::F64 { value } else { f64::from(black_box(value) as f32) };
+            assert_eq!(eps.map(f64::to_bits), Ok(expected.to_bits()), "{value} for {x:?} under {host:x}");
+            assert_eq!(rounded.to_bits(), (-expected).to_bits(), "{value} for {x:?} under {host:x}");
+        }
+    }
 }
 
 /// Norms whose sums, x_hat, y, parameters and eps reach into the subnormals.

@@ -7,10 +7,10 @@ use std::sync::OnceLock;
 
 use half::{bf16, f16};
 use isonorm::DType;
-use isonorm_cuda::{Buffer, Device, Slice, SliceMut, Stream};
+use isonorm_cuda::{Buffer, Device, RowNorm, Slice, SliceMut, Stream};
 use isonorm_testing::DType as Name;
 
-use super::core::Tensor;
+use super::core::{Norm as Spec, Tensor, Which};
 use super::memory::dtype;
 
 /// Builds the two libraries and names them to this process, before anything else of the crate is used. Kernels are kept
@@ -115,4 +115,16 @@ impl Memory {
             DType::Bf16 => self.buffer.slice_mut::<bf16>(),
         }
     }
+}
+
+/// A norm's options beside its parameters in device memory.
+pub(crate) fn norm_of<'a>(spec: &Spec, params: [Option<Slice<'a>>; 2]) -> RowNorm<'a> {
+    let mut norm = if spec.which == Which::Rms { RowNorm::rms(spec.hidden) } else { RowNorm::layer(spec.hidden) };
+    norm = norm.eps(spec.eps.value).weight_offset(spec.offset);
+    norm = if spec.eps.outside { norm.eps_outside() } else { norm };
+    norm = if spec.llama { norm.recipe(isonorm::Recipe::Llama) } else { norm };
+    norm = spec.partial.map_or(norm, |k| norm.partial(k));
+    let [weight, bias] = params;
+    norm = weight.map_or(norm, |weight| norm.weight(weight));
+    bias.map_or(norm, |bias| norm.bias(bias))
 }
