@@ -171,8 +171,8 @@ __device__ __forceinline__ void write_dx(const Team<S>& team, const Backward& ar
     });
 }
 
-// Norm's backward pass. S has x's storage type; P is that of the weight, D that of dy, O that of the rest. SUMS: of none,
-// of weight's gradient, of weight's and bias's.
+// Norm's backward pass. S has x's storage type; P is that of the weight, D that of dy, O that of the rest. SUMS: of
+// none, of weight's gradient, of weight's and bias's.
 template <class Norm, class S, class P, class D, class O, int SUMS>
 __device__ __forceinline__ void backward(const Backward& args) {
     using C = typename S::C;

@@ -1,7 +1,7 @@
 // What the language has no built-in for. This is the one file that the emulation on a CPU replaces.
 //
-// Conversions are single instructions of sm_80 and later. They round to nearest even, keep subnormals and turn NaN into a
-// quiet NaN.
+// Conversions are single instructions of sm_80 and later. They round to nearest even, keep subnormals and turn NaN into
+// a quiet NaN.
 #pragma once
 
 namespace isonorm {

@@ -15,8 +15,8 @@ struct Forward {
     void* stats; // of each row mean, delta, var, inv, scale; or null
 };
 
-// r = x + residual: of the thread's piece, rounded to r's type and kept. Written too, by the row's own team: r may be the
-// residual.
+// r = x + residual: of the thread's piece, rounded to r's type and kept. Written too, by the row's own team: r may be
+// the residual.
 template <class S, class Z>
 __device__ __forceinline__ void add_residual(const Team<S>& team, i64 piece, const Forward& args, i64 row, bool is_own,
                                              Piece<S>& r) {
@@ -40,8 +40,8 @@ __device__ __forceinline__ void add_residual(const Team<S>& team, i64 piece, con
 
 // y of the thread's piece of a row.
 template <class Norm, class S, class P, class Y>
-__device__ __forceinline__ void write_y(const Team<S>& team, i64 piece, const Forward& args, i64 y_row, const Piece<S>& x,
-                                        const Stats<typename S::C>& stats) {
+__device__ __forceinline__ void write_y(const Team<S>& team, i64 piece, const Forward& args, i64 y_row,
+                                        const Piece<S>& x, const Stats<typename S::C>& stats) {
     using C = typename S::C;
     each_vector(team, piece, args.rows.hidden, [&](int k, int s, i64 at, int count) {
         C w[S::V], b[S::V];

@@ -104,8 +104,8 @@ __device__ __forceinline__ void write_any(void* data, int dtype, i64 at, float v
     }
 }
 
-// From f64 to f16 or bf16 by way of an f32 rounded to odd, which keeps whether the value lies above, below or on a halfway
-// point: one rounding.
+// From f64 to f16 or bf16 by way of an f32 rounded to odd, which keeps whether the value lies above, below or on a
+// halfway point: one rounding.
 __device__ __forceinline__ float to_odd(double v) {
     const float toward_zero = __double2float_rz(v);
     const bool is_exact = double(toward_zero) == v || v != v;

@@ -7,12 +7,12 @@
 //     the 32 lane totals are folded: lane[l] + lane[l + w] for w = 16, 8, 4, 2, 1
 //
 // Who does what. A thread owns V lanes, as many elements as 16 bytes hold, of `NODE` consecutive leaves: it takes all
-// steps of these lanes, and sums its leaves. OWNERS threads own a leaf's lanes; `GROUPS` such groups lie side by side in
-// a warp and share a row, whose leaves they own from left to right. Of a row of several warps each warp owns `pieces`
-// times as many consecutive leaves. Very long rows are shared by the blocks of a cluster. All these numbers are powers of
-// two but those of warps and blocks, so what a thread, a group, a warp owns is a node of the tree, and where there are
-// several blocks what a block owns. A leaf beyond the row is a node of -0, which changes no sum: the right
-// sibling that a left-aligned tree does not have.
+// steps of these lanes, and sums its leaves. OWNERS threads own a leaf's lanes; `GROUPS` such groups lie side by side
+// in a warp and share a row, whose leaves they own from left to right. Of a row of several warps each warp owns
+// `pieces` times as many consecutive leaves. Very long rows are shared by the blocks of a cluster. All these numbers
+// are powers of two but those of warps and blocks, so what a thread, a group, a warp owns is a node of the tree, and
+// where there are several blocks what a block owns. A leaf beyond the row is a node of -0, which changes no sum: the
+// right sibling that a left-aligned tree does not have.
 #pragma once
 
 #include "element.cuh"
@@ -23,9 +23,9 @@ constexpr int STEPS = LEAF / LANES;
 constexpr int WARP = 32;
 constexpr unsigned ALL = 0xFFFFFFFFu;
 
-// The shape of a thread's work. WARPS, BLOCKS: those of a row, rounded up to powers of two; a block of several that share
-// a row has exactly WARPS. IS_LONG: rows of several pieces,
-// which are not kept in registers. IS_WHOLE: whatever a thread owns exists, and is aligned to 16 bytes in all tensors.
+// The shape of a thread's work. WARPS, BLOCKS: those of a row, rounded up to powers of two; a block of several that
+// share a row has exactly WARPS. IS_LONG: rows of several pieces, which are not kept in registers. IS_WHOLE: whatever a
+// thread owns exists, and is aligned to 16 bytes in all tensors.
 template <class X, int NODE_, int GROUPS_, int WARPS_, int BLOCKS_, bool IS_LONG_, bool IS_WHOLE_> struct Shape {
     using T = X;
     using C = Compute<X>;
@@ -298,8 +298,8 @@ template <int V, class Visit> __device__ __forceinline__ void each_element(int c
 // Pieces of a warp are fewer than 2^piece_levels: the host sees to it (`most_pieces`).
 template <class C> constexpr int piece_levels = sizeof(C) == 8 ? 12 : 16;
 
-// N sums over the first `len` elements of the thread's row. `load(piece)` brings a piece, `step(k, s, count, sums)` adds
-// the vector of step s of the thread's leaf k to the sums of its lanes. All threads of the block take part.
+// N sums over the first `len` elements of the thread's row. `load(piece)` brings a piece, `step(k, s, count, sums)`
+// adds the vector of step s of the thread's leaf k to the sums of its lanes. All threads of the block take part.
 template <class S, int N, class Load, class Step>
 __device__ __forceinline__ void reduce(const Team<S>& team, Exchange<S>& exchange, i64 len, const Load& load,
                                        const Step& step, typename S::C (&totals)[N]) {

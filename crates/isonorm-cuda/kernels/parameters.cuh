@@ -1,5 +1,5 @@
-// The sums of units (`units.cuh`) where the kernel of dx does not have rows in registers. A thread sums V columns of one
-// unit.
+// The sums of units (`units.cuh`) where the kernel of dx does not have rows in registers. A thread sums V columns of
+// one unit.
 #pragma once
 
 #include "units.cuh"

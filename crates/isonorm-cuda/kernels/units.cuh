@@ -10,16 +10,16 @@
 
 namespace isonorm {
 
-// Where units are summed: of each unit `slots` slots of 2 * hidden values of the compute type, the sums of dy * x_hat, then
-// those of dy. In the end slot 0 has the unit's.
+// Where units are summed: of each unit `slots` slots of 2 * hidden values of the compute type, the sums of dy * x_hat,
+// then those of dy. In the end slot 0 has the unit's.
 struct Scratch {
     void* nodes;
     i64 rows; // of a unit
     i64 slots;
 };
 
-// Leaf `index` of a unit is finished: the thread's V columns of one sum. `slots` are a binary counter: slot l has a node of
-// 2^l leaves where bit l of the index is set. After the last leaf all of them are summed.
+// Leaf `index` of a unit is finished: the thread's V columns of one sum. `slots` are a binary counter: slot l has a
+// node of 2^l leaves where bit l of the index is set. After the last leaf all of them are summed.
 template <class S>
 __device__ __forceinline__ void push_leaf(typename S::C* slots, i64 stride, unsigned index, bool is_last, int count,
                                           typename S::C (&node)[S::V]) {
@@ -75,8 +75,8 @@ struct Finish {
     Tensor dweight, dbias;
 };
 
-// A block of PARTS warps sums 32 columns, of dweight or of dbias: each warp some consecutive units, a power of two, so a
-// node again. No rows: +0.
+// A block of PARTS warps sums 32 columns, of dweight or of dbias: each warp some consecutive units, a power of two, so
+// a node again. No rows: +0.
 template <class C, int PARTS> __device__ __forceinline__ void finish(const Finish& args) {
     __shared__ C parts[PARTS][WARP];
     const int part = int(threadIdx.x / WARP), lane = int(threadIdx.x % WARP);

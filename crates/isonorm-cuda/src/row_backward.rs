@@ -84,8 +84,8 @@ impl RowNorm<'_> {
         stream.launch(&kernel, &args, LaunchGrid::of(&launch, work))
     }
 
-    /// The sums of units where the kernel of dx does not take them along; before it, since dx may lie where x or dy does.
-    /// Returns where the rows' statistics are.
+    /// The sums of units where the kernel of dx does not take them along; before it, since dx may lie where x or dy
+    /// does. Returns where the rows' statistics are.
     fn launch_parameters(
         &self,
         stream: &Stream<'_>,

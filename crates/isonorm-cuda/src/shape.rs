@@ -26,8 +26,8 @@ pub(crate) const SMALL_BLOCK: usize = 128;
 /// Threads of a block that sums units.
 pub(crate) const FINISH_BLOCK: usize = 512;
 
-/// Blocks that share a batch, at most, when units are summed: two for each multiprocessor of a large GPU. So the sums of
-/// a row's columns take 16 MiB at most for each level of a unit's tree.
+/// Blocks that share a batch, at most, when units are summed: two for each multiprocessor of a large GPU. So the sums
+/// of a row's columns take 16 MiB at most for each level of a unit's tree.
 const UNIT_BLOCKS: usize = 256;
 
 /// A thread's work, fixed when its kernel is compiled: `Shape` of `order.cuh`.
@@ -76,8 +76,8 @@ fn most_pieces(dtype: DType) -> usize {
 }
 
 impl Shape {
-    /// The shape of a forward kernel for rows of `hidden` elements of `dtype` on a GPU of this compute capability: as few
-    /// leaves a thread as fit, so that several rows are on their way at once. The longest rows (bf16 beyond 262 144
+    /// The shape of a forward kernel for rows of `hidden` elements of `dtype` on a GPU of this compute capability: as
+    /// few leaves a thread as fit, so that several rows are on their way at once. The longest rows (bf16 beyond 262 144
     /// elements, and before clusters beyond 32 768) are read again, mostly from the second cache.
     pub fn forward(hidden: usize, dtype: DType, capability: (i32, i32)) -> Self {
         let rows = Row::new(hidden, dtype);
@@ -110,8 +110,8 @@ impl Shape {
         Shape { node: 1, groups: lanes(dtype), warps: 1, blocks: 1, is_long: false, is_whole: false }
     }
 
-    /// This shape for a call with these tensors, where all `hidden` elements of their rows are measured: a kernel without
-    /// a question about what exists, if all that its threads own does and is aligned.
+    /// This shape for a call with these tensors, where all `hidden` elements of their rows are measured: a kernel
+    /// without a question about what exists, if all that its threads own does and is aligned.
     pub fn with(self, hidden: usize, x: DType, tensors: &[Tensor]) -> Self {
         let whole = Shape { is_whole: true, ..self };
         let is_whole = hidden > 0 && whole.launch(hidden, x).is_some() && tensors.iter().all(Tensor::is_aligned);

@@ -1,4 +1,5 @@
-//! The backward kernels, run on the CPU: the stored bits of `spec/golden`, and the core's for any size, layout and shape.
+//! The backward kernels, run on the CPU: the stored bits of `spec/golden`, and the core's for any size, layout and
+//! shape.
 
 mod support;
 
@@ -314,8 +315,8 @@ fn whole_rows() {
     }
 }
 
-/// Sums that are -0: all products underflow to it. So a leaf, warp, piece, block or unit that a row or batch does not have
-/// may not count as +0. Where dy is -0, dx shows the sign of the products' mean.
+/// Sums that are -0: all products underflow to it. So a leaf, warp, piece, block or unit that a row or batch does not
+/// have may not count as +0. Where dy is -0, dx shows the sign of the products' mean.
 #[test]
 fn sums_of_negative_zeros() {
     for (hidden, count) in [(96, 3), (352, 35), (416, 50), (1536, 19), (2560, 3), (9728, 1)] {

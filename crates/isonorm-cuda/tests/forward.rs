@@ -1,4 +1,5 @@
-//! The forward kernels, run on the CPU: the stored bits of `spec/golden`, and the core's for any size, layout and shape.
+//! The forward kernels, run on the CPU: the stored bits of `spec/golden`, and the core's for any size, layout and
+//! shape.
 
 mod support;
 
@@ -14,8 +15,8 @@ use support::emulation::Emulation;
 use support::memory::{Layout, Memory, argument, dtype};
 use support::{address, norm_of, rows_of, takes};
 
-/// The shapes that are tested: rows of parts of a warp, of several warps, of several leaves a thread, long rows; each with
-/// and without elements that do not exist.
+/// The shapes that are tested: rows of parts of a warp, of several warps, of several leaves a thread, long rows; each
+/// with and without elements that do not exist.
 fn shapes(x: DType) -> Vec<Shape> {
     let whole = 16 / (x.digits() / 2);
     let shape = |node, groups, warps| Shape { node, groups, warps, blocks: 1, is_long: false, is_whole: false };

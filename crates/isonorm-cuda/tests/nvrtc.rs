@@ -38,8 +38,8 @@ fn capability(arch: &str) -> (i32, i32) {
 
 const GRADIENTS: [Gradients; 3] = [Gradients::None, Gradients::Weight, Gradients::Both];
 
-/// The kernels that calls with tensors of x's type take on this architecture, of some sizes: rows of a part of a warp, of a
-/// block, of several blocks or a block with two leaves a thread, long ones.
+/// The kernels that calls with tensors of x's type take on this architecture, of some sizes: rows of a part of a warp,
+/// of a block, of several blocks or a block with two leaves a thread, long ones.
 fn kernels(x: DType, arch: &str, norms: &[Norm], gradients: &[Gradients]) -> Vec<Kernel> {
     let (own, any, none) = (Storage::Of(x), Storage::Any, Storage::None);
     let compute = if x == DType::F64 { x } else { DType::F32 };
@@ -133,7 +133,8 @@ fn all_kernels(x: DType, arch: &str) -> Vec<Kernel> {
     all
 }
 
-/// A fifth of the kernels, each type on one architecture, and every architecture; all of them with all take many minutes.
+/// A fifth of the kernels, each type on one architecture, and every architecture; all of them with all take many
+/// minutes.
 #[test]
 fn kernels_fit_the_registers() {
     for (arch, x) in [("sm_80", DType::F16), ("sm_90", DType::Bf16), ("sm_100", DType::F32), ("sm_90", DType::F64)] {

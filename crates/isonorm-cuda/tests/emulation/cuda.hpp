@@ -1,6 +1,6 @@
-// CUDA on a CPU, as far as the kernels use it, so that the very same sources run without a GPU. The threads of a cluster of
-// blocks are fibers on one thread of the system: each runs until it waits for others. Clusters run one after another, and
-// so do kernels. Only full warps are known. Who waits for a thread that does not come ends the program.
+// CUDA on a CPU, as far as the kernels use it, so that the very same sources run without a GPU. The threads of a
+// cluster of blocks are fibers on one thread of the system: each runs until it waits for others. Clusters run one after
+// another, and so do kernels. Only full warps are known. Who waits for a thread that does not come ends the program.
 #pragma once
 
 #include <csetjmp>
