@@ -193,7 +193,8 @@ impl ChannelLaunch {
         let launch = shape.launch(spatial, dtype)?;
         let of_planes = samples.saturating_mul(team(shape, dtype)).clamp(1, CHANNEL_BLOCK).next_multiple_of(32);
         let threads = if shape.warps == 1 { of_planes as u32 } else { launch.threads };
-        let blocks = channels as u32 * cluster;
+        // Blocks go on to further channels.
+        let blocks = u32::try_from(channels.min(i32::MAX as usize) * cluster as usize).unwrap_or(i32::MAX as u32);
         Some(ChannelLaunch { shape: Some(shape), blocks, threads, cluster, sharing: launch.sharing })
     }
 
@@ -208,7 +209,9 @@ impl ChannelLaunch {
 
     /// The same in clusters of this size.
     pub fn side_by_side_in([_, channels, _]: [usize; 3], dtype: DType, cluster: u32) -> Self {
-        let blocks = channels.div_ceil(16 / dtype.size()) as u32 * cluster;
+        // More than there can be are refused by the driver.
+        let blocks = channels.div_ceil(16 / dtype.size()).saturating_mul(cluster as usize);
+        let blocks = u32::try_from(blocks).unwrap_or(u32::MAX);
         let sharing = Sharing { pieces: 1, warps: 1, blocks: 1, rows_per_block: 1 };
         ChannelLaunch { shape: None, blocks, threads: CHANNEL_BLOCK as u32, cluster, sharing }
     }

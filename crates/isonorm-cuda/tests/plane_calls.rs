@@ -184,8 +184,9 @@ fn the_longest_rows() {
     assert_eq!(result, Err(Error::TooLong { hidden: len }));
     assert_same_bits(&"scratch", 1, &before, &scratch.read(&stream));
     for samples in [1, 7, 8, 100] {
-        let launch = ChannelLaunch::new(samples, 1 << 25, isonorm::DType::F32).expect("a plane that a block can do");
-        assert_eq!(launch.shape.warps, 8, "{samples} samples");
+        let launch = ChannelLaunch::new([samples, 1, 1 << 25], isonorm::DType::F32, (8, 0))
+            .expect("a plane that a block can do");
+        assert_eq!(launch.shape.map(|shape| shape.warps), Some(8), "{samples} samples");
     }
     assert_eq!(GroupNorm::new(usize::MAX, usize::MAX).scratch(usize::MAX), usize::MAX);
     assert_eq!(BatchNorm::new(usize::MAX).scratch(), usize::MAX);
