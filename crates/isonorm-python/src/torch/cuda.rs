@@ -97,6 +97,12 @@ pub(super) fn slice_mut(device: Device, tensor: &mut TensorMut) -> Result<SliceM
     Ok(unsafe { SliceMut::from_raw(data, len, dtype) })
 }
 
+/// Saved statistics.
+pub(super) fn stats(device: Device, tensor: &Tensor) -> Result<Slice<'_>, Failure> {
+    tensor.check_stats()?;
+    slice(device, tensor)
+}
+
 fn rows<'a>(device: Device, tensor: &'a Tensor, leading: &'a Leading) -> Result<Rows<'a>, Failure> {
     let data = slice(device, tensor)?;
     Ok(leading.dims().map_or(data.into(), |(lens, strides)| Rows::strided(data, 0, lens, strides)))

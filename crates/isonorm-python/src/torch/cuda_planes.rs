@@ -3,7 +3,7 @@
 use isonorm::rules;
 use isonorm_cuda::{BatchNorm, GroupNorm, PlaneBackwardIo, PlaneIo, Planes, PlanesMut, Running};
 
-use super::cuda::{slice, slice_mut, stream};
+use super::cuda::{slice, slice_mut, stats, stream};
 use super::device::Device;
 use super::failure::Failure;
 use super::planes::{After, Forward, Gradients, Layout, Options, Which};
@@ -44,7 +44,7 @@ pub(super) fn backward(
     params: &Params,
     call: Gradients<'_>,
 ) -> Result<(), Failure> {
-    let Gradients { layout, x, dy, dx, dweight, dbias, stats } = call;
+    let Gradients { layout, x, dy, dx, dweight, dbias, stats: saved } = call;
     let (device, dtype) = (x.device(), x.dtype()?);
     let (x, dy) = (layout.planes(device, x)?, layout.planes(device, dy)?);
     let mut io = PlaneBackwardIo::new(x, dy, layout.written(device, dx)?);
@@ -54,8 +54,8 @@ pub(super) fn backward(
     if let Some(dbias) = dbias {
         io = io.dbias(slice_mut(device, dbias)?);
     }
-    if let Some(stats) = stats {
-        io = io.stats(slice(device, stats)?);
+    if let Some(tensor) = saved {
+        io = io.stats(stats(device, tensor)?);
     }
     if let Which::Groups(groups) = which {
         let norm = group_norm(options, groups, layout, params, device)?;
@@ -74,10 +74,10 @@ pub(super) fn backward(
 }
 
 /// Queues the move of running statistics by those of a batch of InstanceNorm.
-pub(super) fn instances(stats: &Tensor, after: &mut After, momentum: f64, count: usize) -> Result<(), Failure> {
-    let device = stats.device();
+pub(super) fn instances(saved: &Tensor, after: &mut After, momentum: f64, count: usize) -> Result<(), Failure> {
+    let device = saved.device();
     match running(device, after)? {
-        Some(mut running) => Ok(running.instances(&stream(device)?, momentum, slice(device, stats)?, count)?),
+        Some(mut running) => Ok(running.instances(&stream(device)?, momentum, stats(device, saved)?, count)?),
         None => Ok(()),
     }
 }
@@ -124,7 +124,9 @@ fn group_norm<'a>(
     params: &'a Params,
     device: Device,
 ) -> Result<GroupNorm<'a>, Failure> {
-    let mut norm = GroupNorm::new(groups.max(0) as usize, layout.channels).eps(options.eps);
+    let groups = groups.max(0) as usize;
+    rules::check_groups(groups, layout.channels)?;
+    let mut norm = GroupNorm::new(groups, layout.channels).eps(options.eps);
     norm = norm.weight_offset(options.offset(params));
     if let Some(weight) = &params.weight {
         norm = norm.weight(slice(device, weight)?);

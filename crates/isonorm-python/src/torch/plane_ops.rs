@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 
-use isonorm::DType;
+use isonorm::{DType, rules};
 
 use super::cuda_planes;
 use super::device::Device;
@@ -150,7 +150,7 @@ impl Kernel for GroupNorm {
         let (x, layout) = Layout::of(x)?;
         let dtype = x.dtype()?;
         let mut y = layout.new_like(&x, dtype)?;
-        let mut stats = TensorMut::for_stats(layout.samples * groups.max(0) as usize, dtype, x.device())?;
+        let mut stats = TensorMut::for_stats(count_groups(&x, groups)?, dtype, x.device())?;
         let call = Forward { layout, x: Some(&x), y: &mut y, stats: Some(&mut stats) };
         Options { eps, weight_offset }.forward(Which::Groups(groups), &params, call)?;
         Ok([y, stats].map(TensorMut::into_tensor))
@@ -168,14 +168,20 @@ impl Kernel for GroupNormOut {
 
     fn run((x, weight, bias, groups, eps, weight_offset, out): Self::Arguments) -> Result<Tensor, Failure> {
         let mut params = Params::new(weight, bias)?;
-        let count = samples_of(&x)? * groups.max(0) as usize;
-        let mut stats = TensorMut::for_stats(count, x.dtype()?, x.device())?;
+        let mut stats = TensorMut::for_stats(count_groups(&x, groups)?, x.dtype()?, x.device())?;
         write_out(x, &mut params, out, |params, call| {
             let call = Forward { stats: Some(&mut stats), ..call };
             Options { eps, weight_offset }.forward(Which::Groups(groups), params, call)
         })?;
         Ok(stats.into_tensor())
     }
+}
+
+/// Groups of all samples, of a number that divides the channels.
+fn count_groups(x: &Tensor, groups: i64) -> Result<usize, Failure> {
+    let (groups, Some(channels)) = (groups.max(0) as usize, x.shape()?.sizes.get(1)) else { return Ok(0) };
+    rules::check_groups(groups, *channels as usize)?;
+    Ok(samples_of(x)? * groups)
 }
 
 /// The gradients of GroupNorm, with forward's statistics; those not asked for are empty.

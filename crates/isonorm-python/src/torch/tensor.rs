@@ -172,7 +172,8 @@ impl Tensor {
         })
     }
 
-    fn check_stats(&self) -> Result<(), Failure> {
+    /// Refuses what no [`TensorMut::for_stats`] has made.
+    pub(super) fn check_stats(&self) -> Result<(), Failure> {
         let is_type = matches!(self.dtype()?, DType::F32 | DType::F64);
         let shape = self.shape()?;
         let is_shape = matches!(shape.sizes, [_, n] if *n == STATS as i64) && shape.is_contiguous();

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import isonorm.torch
 import isonorm.torch.functional as F
 from isonorm import _isonorm
-from isonorm.torch import _library
+from isonorm.torch import _library, patching
 
 ROOT = pathlib.Path(__file__).resolve().parents[4]
 EMULATION = ROOT / "crates" / "isonorm-cuda" / "tests" / "emulation"
@@ -137,6 +137,15 @@ def test_patch_leaves_other_devices():
     assert "its weight is on meta" in str(isonorm.torch.patch(norm))
 
 
+def test_patch_leaves_gpus_that_have_no_kernels(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("GPU 0 has compute capability 7.5, expected 8.0 (Ampere) or later")
+
+    monkeypatch.setattr(patching, "_compute", refuse)
+    report = isonorm.torch.patch(torch.nn.Sequential(torch.nn.LayerNorm(64), torch.nn.RMSNorm(64)))
+    assert report.count == 0 and str(report).count("compute capability 7.5") == 2
+
+
 @pytest.mark.parametrize("shape", [(40, 6), (3, 6, 7, 5)], ids=str)
 @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
 def test_batch_norm(gpu, shape, last):
@@ -156,7 +165,9 @@ def test_batch_norm(gpu, shape, last):
     same(CPU.batch_norm_train_backward(*options), gpu.batch_norm_train_backward(*options))
     options = (x, weight, bias, *expected[2:], 1e-5, 0.0)
     same(CPU.batch_norm_eval(*options), gpu.batch_norm_eval(*options))
-    same(CPU.batch_norm_eval_backward(dy, *options, True, False), gpu.batch_norm_eval_backward(dy, *options, True, False))
+    same(
+        CPU.batch_norm_eval_backward(dy, *options, True, False), gpu.batch_norm_eval_backward(dy, *options, True, False)
+    )
 
 
 @pytest.mark.parametrize("groups", [2, 6])
@@ -174,3 +185,26 @@ def test_group_norm(gpu, groups):
     if groups == 6:
         options = (stats, torch.zeros(6), torch.ones(6), 0.1, 35)
         same(CPU.instance_norm_running(*options), gpu.instance_norm_running(*options))
+
+
+def test_statistics_that_no_call_saved(gpu):
+    x, weight, mean, var = values(4, 6, 5), values(6), torch.zeros(6), torch.ones(6)
+    stats = CPU.group_norm(x, weight, None, 6, 1e-5, 0.0)[1]
+    for wrong in (stats.t().contiguous().t(), stats.flatten(), stats.bfloat16()):
+        for operators in (CPU, gpu):
+            with pytest.raises(RuntimeError, match="no saved statistics"):
+                operators.group_norm_backward(x, x, weight, None, wrong, 6, 1e-5, 0.0, True, False)
+            with pytest.raises(RuntimeError, match="no saved statistics"):
+                operators.instance_norm_running(wrong, mean, var, 0.1, 5)
+
+
+@pytest.mark.parametrize("groups", [4, 0, -1, 2**62])
+def test_groups_that_do_not_divide(gpu, groups):
+    x, stats = values(4, 6, 5), torch.zeros(24, 5)
+    for operators in (CPU, gpu):
+        with pytest.raises(RuntimeError, match="groups do not divide 6 channels"):
+            operators.group_norm(x, None, None, groups, 1e-5, 0.0)
+        with pytest.raises(RuntimeError, match="groups do not divide 6 channels"):
+            operators.group_norm.out(x, None, None, groups, 1e-5, 0.0, out=x.clone())
+        with pytest.raises(RuntimeError, match="groups do not divide 6 channels"):
+            operators.group_norm_backward(x, x, x[0, :, 0], None, stats, groups, 1e-5, 0.0, True, False)

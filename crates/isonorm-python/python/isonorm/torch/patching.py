@@ -136,7 +136,11 @@ def _difference(module, family, weight, dtype):
     x = (torch.randn((4, *size), generator=generator) * scale).to(dtype)
     x[3] += 2.0
     x = x.to(weight.device) if weight is not None else x
-    expected, found = type(module).forward(module, x), _compute(module, family, x, weight)
+    expected = type(module).forward(module, x)
+    try:
+        found = _compute(module, family, x, weight)
+    except RuntimeError as error:  # a GPU that is too old, or without a compiler
+        return f"isonorm cannot compute it on {x.device}: {error}"
     if expected.dtype != found.dtype:
         return f"it returns {expected.dtype}, not {found.dtype}"
     error = (found.double() - expected.double()).abs()
