@@ -97,7 +97,11 @@ impl Shape {
         if let Some(shape) = rows.kept(1, FULL_WARPS, blocks) {
             return (shape, gradients);
         }
-        let is_tight = dtype.size() != 4 && gradients == Gradients::Both;
+        let is_tight = match dtype.size() {
+            8 => gradients != Gradients::None,
+            2 => gradients == Gradients::Both,
+            _ => false,
+        };
         match rows.kept(1, MAX_WARPS, blocks) {
             Some(shape) if is_tight => (shape, Gradients::None),
             Some(shape) => (shape, gradients),
