@@ -119,7 +119,8 @@ impl Driver {
     pub(crate) fn get() -> Result<&'static Driver, Error> {
         static DRIVER: OnceLock<Result<Driver, Error>> = OnceLock::new();
         let load = || {
-            let path = std::env::var_os("ISONORM_CUDA_DRIVER").unwrap_or(OsString::from(NAME));
+            let path =
+                std::env::var_os("ISONORM_CUDA_DRIVER").filter(|path| !path.is_empty()).unwrap_or(OsString::from(NAME));
             // SAFETY: the driver's initializers have no preconditions; another library is the user's own choice.
             let library = unsafe { Library::new(Path::new(&path)) };
             let library = library.map_err(|_| Error::Library {

@@ -75,7 +75,7 @@ impl Nvrtc {
     /// The library that `ISONORM_NVRTC` names, the system's, or one of [`also_try`](Self::also_try); loaded once.
     pub fn get() -> Result<&'static Nvrtc, Error> {
         static NVRTC: OnceLock<Result<Nvrtc, Error>> = OnceLock::new();
-        let loaded = NVRTC.get_or_init(|| match std::env::var_os("ISONORM_NVRTC") {
+        let loaded = NVRTC.get_or_init(|| match std::env::var_os("ISONORM_NVRTC").filter(|path| !path.is_empty()) {
             Some(path) => Nvrtc::load(Path::new(&path)),
             None => {
                 let names = NAMES.iter().map(PathBuf::from).chain(others());

@@ -73,7 +73,7 @@ pub(super) fn backward(norm: &RowNorm, hidden: usize, params: &Params, call: Bac
 
 fn norm_of<'a>(norm: &RowNorm, hidden: usize, params: &'a Params, device: Device) -> Result<gpu::RowNorm<'a>, Failure> {
     let mut core = if norm.centered { gpu::RowNorm::layer(hidden) } else { gpu::RowNorm::rms(hidden) };
-    core = core.eps(norm.eps).recipe(if norm.llama { Recipe::Llama } else { Recipe::Torch });
+    core = core.eps(norm.eps).recipe(if norm.llama && !norm.centered { Recipe::Llama } else { Recipe::Torch });
     if let Some(weight) = &params.weight {
         // Without a weight torch's modules have nothing that an offset could be added to.
         core = core.weight(slice(device, weight)?).weight_offset(norm.weight_offset);
