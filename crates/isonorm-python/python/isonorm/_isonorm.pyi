@@ -21,6 +21,7 @@ __all__ = [
     "instance_norm_backward",
     "layer_norm",
     "layer_norm_backward",
+    "register_emulated_gpu",
     "register_torch",
     "rms_norm",
     "rms_norm_backward",
@@ -420,7 +421,8 @@ def instance_norm_backward(
 ) -> _Gradients: ...
 
 # For isonorm.torch.
-def register_torch(path: str) -> None: ...
+def register_torch(path: str, nvrtc: list[str]) -> None: ...
+def register_emulated_gpu(path: str) -> None: ...
 def torch_row_norm(x, shape, weight, bias, centered: bool, eps: float, weight_offset: float, llama: bool, out=None): ...
 
 @final
