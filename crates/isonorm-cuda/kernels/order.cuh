@@ -1,5 +1,5 @@
-// The order of every sum along a row, on a GPU: the second and last copy of order.rs, which gives LANES and LEAF (-D).
-// `spec/order.md` is its prose.
+// The order of every sum along a row, on a GPU: as order.rs, which gives LANES and LEAF (-D). `spec/order.md` is its
+// prose. side_by_side.cuh has it once more, for threads that own one lane of several rows.
 //
 //     for each leaf of 128 elements:
 //         32 lanes start at +0; lane l takes elements l, l + 32, l + 64, l + 96 of the leaf, those that exist

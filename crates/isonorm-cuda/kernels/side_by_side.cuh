@@ -127,7 +127,8 @@ template <class X, bool IS_SHARED> struct Side {
 
   private:
     // The warp's sums of a round, whose planes begin with number i: the tree over leaves, and with the last part the
-    // fold.
+    // fold. Lanes that no plane reaches are left out: their +0 could only turn a sum of -0 into +0, which the batch order
+    // does all the same, since its leaves start at +0.
     template <int N, int OWN>
     __device__ __forceinline__ void fold(int i, int held, i64 part, Nodes<C, OWN>& nodes) const {
         C node[OWN][BLOCK_WARPS];

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <dlfcn.h>
 #include <elf.h>
+#include <filesystem>
 #include <map>
 #include <mutex>
 #include <string>
@@ -119,12 +120,12 @@ int cuLibraryLoadData(void** library, const void* code, int*, void**, unsigned, 
     Elf64_Ehdr header;
     std::memcpy(&header, code, sizeof header);
     const std::size_t bytes = header.e_shoff + std::size_t(header.e_shnum) * header.e_shentsize;
-    char path[] = "/tmp/isonorm-kernel-XXXXXX";
-    const int file = mkstemp(path);
+    std::string path = (std::filesystem::temp_directory_path() / "isonorm-kernel-XXXXXX").string();
+    const int file = mkstemp(path.data());
     const bool written = write(file, code, bytes) == ssize_t(bytes);
     close(file);
-    *library = written ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : nullptr;
-    unlink(path);
+    *library = written ? dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL) : nullptr;
+    unlink(path.c_str());
     return *library ? SUCCESS : INVALID_VALUE;
 }
 int cuLibraryGetKernel(Kernel** kernel, void* library, const char* name) {

@@ -66,8 +66,8 @@ int nvrtcCreateProgram(Program** program, const char* source, const char*, int c
 }
 
 int nvrtcCompileProgram(Program* program, int count, const char* const* options) {
-    char pattern[] = "/tmp/isonorm-emulation-XXXXXX";
-    const std::filesystem::path folder = mkdtemp(pattern);
+    std::string pattern = (std::filesystem::temp_directory_path() / "isonorm-emulation-XXXXXX").string();
+    const std::filesystem::path folder = mkdtemp(pattern.data());
     for (const auto& [name, text] : program->headers) put(folder / name, text);
     // Files of the emulation replace those of the same name.
     for (const auto& file : std::filesystem::directory_iterator(EMULATION)) {
